@@ -39,6 +39,8 @@ from emoji_ldm.store import Store
 
 ModelKind = Literal["checkpoint", "adapter"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")  # as names in the configuration; + and : separate adapters
+# Neither a local file system nor S3 could hold longer ones, and asking them is an error of its own.
+MAX_PATH, MAX_NAME_BYTES = 700, 255
 MAX_MODELS = 200  # every process holds the whole list
 
 
@@ -137,7 +139,9 @@ class ModelCatalog:
     def _path(self, source: str) -> str:
         path = source.removeprefix(self.store.uri).strip("/")
         # A folder's `..` would lead out of the store; S3 has no such thing.
-        if not path or "://" in path or ".." in path.split("/") or "\0" in path:
+        parts = path.split("/")
+        is_too_long = any(len(part.encode(errors="surrogatepass")) > MAX_NAME_BYTES for part in parts)
+        if not path or len(path) > MAX_PATH or is_too_long or "://" in path or ".." in parts or "\0" in path:
             raise ModelError(f"{source[:200]!r} is no path in the store of the service")
         return path
 

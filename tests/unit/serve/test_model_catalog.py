@@ -62,8 +62,10 @@ def test_names_that_would_mean_two_things_are_refused(catalog, name):
 
 
 @pytest.mark.parametrize(
-    "source", ["nowhere", "/etc", "../store", "s3://other/x", "runwayml/stable-diffusion", "{local}"]
-)
+    "source",
+    ["nowhere", "/etc", "../store", "s3://other/x", "runwayml/stable-diffusion", "{local}",
+     "\u00e9" * 200, "a/" * 400, "alias:" + "a" * 300],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", ["checkpoint", "adapter"])
 def test_only_what_lies_in_the_store_can_be_registered(catalog, kind, source, tiny_pipeline):
     with pytest.raises(ModelError):

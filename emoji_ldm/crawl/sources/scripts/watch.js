@@ -85,7 +85,12 @@
   const isPending = (link) => {
     if (!link.href || link.disabled || (link.type && link.type !== "text/css")) return false;
     const purpose = purposeOf(link);
-    if (link.sheet?.href === link.href || settled.get(link) === purpose) return false;
+    if (settled.get(link) === purpose) return false;
+    if (link.sheet?.href === link.href) {
+      // Its event is still to come, and the tiles may have been looked for just before: the page has changed now.
+      if (asked.get(link)?.purpose === purpose) settled.set(link, purpose), touch();
+      return false;
+    }
     if (asked.get(link)?.purpose !== purpose) asked.set(link, { purpose, began: performance.now() });
     return performance.now() - asked.get(link).began < OLD_REQUEST_MS;
   };
