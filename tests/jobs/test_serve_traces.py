@@ -81,12 +81,21 @@ def traced(tmp_path_factory, tiny_pipeline):
 
 
 def spans_of(traces, trace_id, names, num_images=1):
-    """The spans of a trace, as soon as those with these names are there for each image."""
+    """The spans of a trace, as soon as those with these names are there for each image, and the parents of all.
+
+    Each process sends its own spans, and the proxy ends and sends those of a request last.
+    """
     deadline = time.monotonic() + EXPORT_S
-    while any([span.name for span in traces[trace_id]].count(name) < num_images for name in names):
-        assert time.monotonic() < deadline, sorted(span.name for span in traces[trace_id])
+    while True:
+        spans = list(traces[trace_id])
+        known = {CALLER, *(span.span_id.hex() for span in spans)}
+        found = [span.name for span in spans]
+        if all(found.count(name) >= num_images for name in names) and known.issuperset(
+            span.parent_span_id.hex() for span in spans
+        ):
+            return spans
+        assert time.monotonic() < deadline, sorted(found)
         time.sleep(0.2)
-    return list(traces[trace_id])
 
 
 def attributes_of(span):
