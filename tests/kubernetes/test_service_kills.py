@@ -62,6 +62,14 @@ def system(tmp_path, store_server, tiny_pipeline):
         found.close()
 
 
+@pytest.fixture
+def over(system):
+    """An event that ends the kills, before the parts are taken down."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 class ReadyProxies:
     """The addresses of proxies that say they take requests, as a Service of Kubernetes keeps them."""
 
@@ -76,8 +84,8 @@ class ReadyProxies:
 
 
 def kill_in_turn(system, store_server, over):
-    """Kill one part after another; returns a list that grows with the names of those killed."""
-    killed = []
+    """Kill one part after another until `over`; returns a list of those killed, and an event that all were."""
+    killed, finished = [], threading.Event()
 
     def run():
         for victim in VICTIMS:
@@ -97,10 +105,11 @@ def kill_in_turn(system, store_server, over):
             else:
                 continue
             killed.append(victim)
+        finished.set()
+        over.wait()  # a server that this thread has started ends with it
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return killed, thread
+    threading.Thread(target=run, daemon=True).start()
+    return killed, finished
 
 
 async def ask(ready, bodies, tries):
@@ -152,19 +161,16 @@ def rows_of(client, name):
     return [row for file in files for row in pq.read_table(io.BytesIO(client.download(name, file))).to_pylist()]
 
 
-def test_kills_of_every_part_lose_double_and_change_nothing(system, store_server, tiny_pipeline):
-    chance, ready, over = random.Random(0), ReadyProxies(system), threading.Event()
+def test_kills_of_every_part_lose_double_and_change_nothing(system, store_server, over, tiny_pipeline):
+    chance, ready = random.Random(0), ReadyProxies(system)
     distinct = [{"prompt": chance.choice(["a cat", "a dog"]), "seed": seed, "steps": chance.choice([3, 6, 15]),
                  "guidance_scale": chance.choice([1.0, 3.0, 7.5])} for seed in range(NUM_BODIES)]  # fmt: skip
     bodies, tries = [chance.choice(distinct) for _ in range(NUM_REQUESTS)], Counter()
     order = {"prompts": PROMPTS, "n": PER_PROMPT, "seed": 7, "num_inference_steps": 12}
     name = with_client(ready, lambda client: client.create(order))["id"]
-    killed, thread = kill_in_turn(system, store_server, over)
-    try:
-        answers = asyncio.run(ask(ready, bodies, tries))
-        thread.join(300)
-    finally:
-        over.set()
+    killed, finished = kill_in_turn(system, store_server, over)
+    answers = asyncio.run(ask(ready, bodies, tries))
+    assert finished.wait(300), killed
     sampler = OfflineSampler(load_model(tiny_pipeline, sampling_device(0)), ServeConfig().batch_size)
     for body in distinct:
         pngs = {each["b64_json"] for asked, data in zip(bodies, answers, strict=True) if asked is body for each in data}
