@@ -39,11 +39,27 @@ def build_font(family: str, pngs: Mapping[str, bytes], size_px: int) -> bytes:
     """
     points = code_points(list(pngs))
     glyphs = [".notdef", "space", *(glyph_name(points[name]) for name in pngs)]
-    builder = FontBuilder(UNITS_PER_EM, isTTF=True)
-    builder.setupGlyphOrder(glyphs)
-    builder.setupCharacterMap({0x20: "space", **{point: glyph_name(point) for point in points.values()}})
     # No outlines: readers that know no CBDT show nothing, rather than a box that looks like a fault.
-    builder.setupGlyf(dict.fromkeys(glyphs, TTGlyphPen(None).glyph()))
+    builder = start_font(dict.fromkeys(glyphs, TTGlyphPen(None).glyph()), points, family)
+    _add_bitmaps(builder.font, {glyph_name(points[name]): png for name, png in pngs.items()}, size_px)
+    builder.font.recalcTimestamp = False
+    stream = io.BytesIO()
+    builder.save(stream)
+    return stream.getvalue()
+
+
+def start_font(glyphs: Mapping[str, Any], points: Mapping[str, int], family: str) -> FontBuilder:
+    """Return a font of square glyphs and a space, without colours and with a fixed date.
+
+    Args:
+        glyphs: `{glyph name: glyph}` in the order of the font, `.notdef` first.
+        points: `{emoji name: code point}`.
+        family: Name of the font.
+    """
+    builder = FontBuilder(UNITS_PER_EM, isTTF=True)
+    builder.setupGlyphOrder(list(glyphs))
+    builder.setupCharacterMap({0x20: "space", **{point: glyph_name(point) for point in points.values()}})
+    builder.setupGlyf(dict(glyphs))
     builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (UNITS_PER_EM, 0)) | {"space": (UNITS_PER_EM // 4, 0)})
     ascent, descent = round(ASCENT * UNITS_PER_EM), round((ASCENT - 1) * UNITS_PER_EM)
     builder.setupHorizontalHeader(ascent=ascent, descent=descent)
@@ -51,11 +67,7 @@ def build_font(family: str, pngs: Mapping[str, bytes], size_px: int) -> bytes:
     builder.setupOS2(sTypoAscender=ascent, sTypoDescender=descent, usWinAscent=ascent, usWinDescent=-descent)
     builder.setupPost(keepGlyphNames=False)
     builder.font["head"].created = builder.font["head"].modified = EPOCH_1904_S
-    _add_bitmaps(builder.font, {glyph_name(points[name]): png for name, png in pngs.items()}, size_px)
-    builder.font.recalcTimestamp = False
-    stream = io.BytesIO()
-    builder.save(stream)
-    return stream.getvalue()
+    return builder
 
 
 def _add_bitmaps(font: TTFont, pngs: Mapping[str, bytes], size_px: int) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 from fontTools.colorLib.builder import buildCOLR, buildCPAL
-from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib.tables.otTables import PaintFormat
 from numpy.typing import NDArray
 
-from emoji_ldm.packs.colour_font import ASCENT, EPOCH_1904_S, UNITS_PER_EM, code_points, glyph_name
+from emoji_ldm.packs.colour_font import ASCENT, UNITS_PER_EM, code_points, glyph_name, start_font
 from emoji_ldm.packs.outline_tracing import ColourLayer, Outline, trace
 
 MAX_GLYPHS = 65_535  # of a font; every layer is one
@@ -49,17 +48,7 @@ def build_layered_font(family: str, pictures: Mapping[str, NDArray[np.uint8]]) -
         glyphs |= {f"{name}.{number}": _glyph(each.outlines, side) for number, each in enumerate(own)}
         if stack:
             paints[name] = (PaintFormat.PaintColrLayers, stack)
-    builder = FontBuilder(UNITS_PER_EM, isTTF=True)
-    builder.setupGlyphOrder(list(glyphs))
-    builder.setupCharacterMap({0x20: "space", **{point: glyph_name(point) for point in points.values()}})
-    builder.setupGlyf(glyphs)
-    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (UNITS_PER_EM, 0)) | {"space": (UNITS_PER_EM // 4, 0)})
-    ascent, descent = round(ASCENT * UNITS_PER_EM), round((ASCENT - 1) * UNITS_PER_EM)
-    builder.setupHorizontalHeader(ascent=ascent, descent=descent)
-    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
-    builder.setupOS2(sTypoAscender=ascent, sTypoDescender=descent, usWinAscent=ascent, usWinDescent=-descent)
-    builder.setupPost(keepGlyphNames=False)
-    builder.font["head"].created = builder.font["head"].modified = EPOCH_1904_S
+    builder = start_font(glyphs, points, family)
     if paints:
         builder.font["COLR"] = buildCOLR(paints, version=1, glyphMap=builder.font.getReverseGlyphMap())
         builder.font["CPAL"] = buildCPAL([[(*(value / 255 for value in rgb), 1.0) for rgb in palette]])
