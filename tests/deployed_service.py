@@ -1,5 +1,6 @@
 """The real service in the Ray of this process, for tests that deploy it repeatedly and kill its processes."""
 
+import re
 import time
 from contextlib import suppress
 
@@ -7,10 +8,13 @@ import psutil
 from ray import serve
 
 from emoji_ldm.config import build
+from emoji_ldm.dataset import checkpoints
 from ray_jobs import serve as job
 from ray_jobs.serving.deployments import application, checked_models
+from tests.tiny_pipelines import write_pipeline
 
 TIMEOUT_S = 240.0  # of a request: long enough to be replayed after several kills
+URL = r"listening on (http://\S+);"  # what the command prints once it serves
 
 
 def tiny_config(tmp_path, model, **serve):
@@ -18,6 +22,23 @@ def tiny_config(tmp_path, model, **serve):
     values = {"checkpoint": str(model), "batch_size": 4, "max_replicas": 1, "port": 0, **serve}
     return build({"run": "tiny", "store": str(tmp_path / "store"), "serve": values, "ray": {"num_cpus": 4}},
                  where="test")  # fmt: skip
+
+
+def wait_for(pattern, log, process):
+    """The first group of the pattern in the log, as soon as the process has written it."""
+    deadline = time.monotonic() + 240
+    while not (found := re.search(pattern, log.read_text())):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    return found[1]
+
+
+def publish(store, number):
+    """A checkpoint with a pipeline of its own random weights; returns its path."""
+    path = f"checkpoints/tiny/unet/step-{number:08d}-{number:08d}"
+    write_pipeline(store.path(path, "pipeline"), seed=number)
+    checkpoints.publish_checkpoint(store, path, {"step": number, "versions": {"latents": number}})
+    return path
 
 
 class DeployedService:

@@ -52,7 +52,7 @@ WHERE_THEY_RUN = {
     "latents": "test_training.py [long]",
     "generate": "test_training.py [long]",
     "report": "test_quickstart.py [long]",
-    "serve": "tests/jobs/test_serve.py [slow]",
+    "serve": "tests/jobs/serve/test_serve.py [slow]",
     "pipeline": "tests/jobs/test_pipeline.py [slow]",
 }
 

@@ -1,4 +1,4 @@
-"""Where a local Ray listens; tests/jobs/test_serve.py asks the real one."""
+"""Where a local Ray listens; tests/jobs/serve/test_serve.py asks the real one."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Replays, refusals and deadlines over scripted replicas; tests/jobs/test_serve.py has real ones."""
+"""Replays, refusals and deadlines over scripted replicas; tests/jobs/serve/test_serve.py has real ones."""
 
 from __future__ import annotations
 

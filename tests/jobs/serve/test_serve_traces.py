@@ -1,83 +1,16 @@
 """Traces of the real service, as a collector gets them: from the proxy to the steps, in the caller's trace."""
 
-import gzip
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
-from collections import defaultdict
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
 
 from emoji_ldm.generate.continuous_batching.image_timeline import STAGES
 from emoji_ldm.serve.tracing import CONSOLE_SPAN
-from tests.deployed_service import tiny_config
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
-START_S, EXPORT_S = 240, 60
-
-
-@contextmanager
-def collector():
-    """A collector of OTLP over HTTP: its address, and the spans by trace id, which grow."""
-    traces = defaultdict(list)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                for scope in resource.scope_spans:
-                    for span in scope.spans:
-                        traces[span.trace_id.hex()].append(span)
-            answer = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", traces
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory, tiny_pipeline):
-    """A service that sends traces to a collector of ours: URL, log, spans."""
-    folder = tmp_path_factory.mktemp("serve")
-    (folder / "config.yaml").write_text(tiny_config(folder, tiny_pipeline).to_yaml())
-    command = [sys.executable, "-m", "ray_jobs", "serve", "--config", str(folder / "config.yaml")]
-    with collector() as (endpoint, traces):
-        variables = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "200",
-            "OTEL_SERVICE_NAME": "x",
-        }
-        environment = {**os.environ, **variables}
-        with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log, env=environment) as process:
-            deadline = time.monotonic() + START_S
-            while not (found := re.search(r"listening on (http://\S+);", (folder / "log").read_text())):
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.2)
-            yield found[1], folder / "log", traces
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+EXPORT_S = 60
 
 
 def spans_of(traces, trace_id, names, num_images=1):
@@ -103,8 +36,8 @@ def attributes_of(span):
 
 
 @pytest.mark.slow
-def test_a_trace_leads_from_the_caller_over_the_proxy_to_the_steps(traced):
-    url, log, traces = traced
+def test_a_trace_leads_from_the_caller_over_the_proxy_to_the_steps(started):
+    url, log, traces = started.url, started.log, started.traces
     headers = {"traceparent": f"00-{TRACE_ID}-{CALLER}-01", "x-request-id": "mine"}
     body = {"prompt": "a cat", "n": 2, "num_inference_steps": 4}
     answer = httpx.post(f"{url}/v1/images/generations", json=body, headers=headers, timeout=60)
@@ -133,8 +66,8 @@ def test_a_trace_leads_from_the_caller_over_the_proxy_to_the_steps(traced):
 
 
 @pytest.mark.slow
-def test_a_caller_that_does_not_sample_leaves_no_trace(traced):
-    url, _, traces = traced
+def test_a_caller_that_does_not_sample_leaves_no_trace(started):
+    url, traces = started.url, started.traces
     other = TRACE_ID[::-1]
     body = {"prompt": "a cat", "num_inference_steps": 2}
     for trace_id, flag in ((other, "00"), ("1" * 32, "01")):

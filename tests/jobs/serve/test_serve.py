@@ -9,21 +9,21 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from emoji_ldm.dataset import checkpoint_aliases, checkpoints
+from emoji_ldm.dataset import checkpoint_aliases
 from emoji_ldm.generate.offline_sampler import OfflineSampler
 from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
 from emoji_ldm.generate.png_metadata import clear_faint_pixels, read_request
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.store import Store
-from tests.deployed_service import tiny_config
-from tests.tiny_pipelines import pixels_of, write_pipeline
+from tests.deployed_service import publish, wait_for
+from tests.tiny_pipelines import pixels_of
+
+METRICS = r"metrics for Prometheus: (http://\S+)"
 
 
 def machine_address():
@@ -33,52 +33,10 @@ def machine_address():
         return probe.getsockname()[0]
 
 
-def publish(store, number):
-    """A checkpoint with a pipeline of its own random weights; returns its path."""
-    path = f"checkpoints/tiny/unet/step-{number:08d}-{number:08d}"
-    write_pipeline(store.path(path, "pipeline"), seed=number)
-    checkpoints.publish_checkpoint(store, path, {"step": number, "versions": {"latents": number}})
-    return path
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory, tiny_pipeline):
-    """Process of the real service, started and stopped as a user does; tests share it.
-
-    It has two models: the default one, and `live`, whose weights are those that a tag names.
-    """
-    folder = tmp_path_factory.mktemp("serve")
-    config = tiny_config(folder, tiny_pipeline, models={"live": "alias:live"}, reload_s=1, max_queued=24, max_steps=900,
-                      max_replicas=2, target_wait_s=2)  # fmt: skip
-    store = Store(config.store)
-    checkpoint_aliases.set_alias(store, "live", publish(store, 1))
-    (folder / "config.yaml").write_text(config.to_yaml())
-    command = [sys.executable, "-m", "ray_jobs", "serve", "--config", str(folder / "config.yaml")]
-    environment = {**os.environ, "RAY_metrics_report_interval_ms": "500"}
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log, env=environment) as process:
-        process.url, process.log, process.store = wait_for(URL, folder / "log", process), folder / "log", store
-        yield process
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    assert "\nstopping" in (folder / "log").read_text()
-
-
-URL = r"listening on (http://\S+);"
-METRICS = r"metrics for Prometheus: (http://\S+)"
-
-
 @pytest.fixture
 def service(started):
     """URL of the service."""
     return started.url
-
-
-def wait_for(pattern, log, process):
-    deadline = time.monotonic() + 240
-    while not (found := re.search(pattern, log.read_text())):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    return found[1]
 
 
 def post(url, **body):
