@@ -84,10 +84,11 @@ def own_driver(tmp_path):
 
 def one_variant_each(layouts):
     """Every layout in one of the variants, by turns; the other one is for the long tests."""
-    for number, layout in enumerate(layouts):
-        for variant in VARIANTS:
-            own_turn = VARIANTS.index(variant) == number % len(VARIANTS)
-            yield pytest.param(layout, variant, marks=() if own_turn else pytest.mark.long)
+    return [
+        pytest.param(layout, variant, marks=() if variant == VARIANTS[number % len(VARIANTS)] else pytest.mark.long)
+        for number, layout in enumerate(layouts)
+        for variant in VARIANTS
+    ]
 
 
 @pytest.mark.slow

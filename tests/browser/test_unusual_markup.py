@@ -5,8 +5,10 @@ import shutil
 import pytest
 
 from emoji_ldm.config import build
+from emoji_ldm.crawl.frontier import PageBlock
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.crawl.sources import source_factory
+from emoji_ldm.crawl.sources.block_reader import read_blocks
 from tests.unit.crawl.stub_site import Site, answer
 
 pytestmark = [
@@ -44,32 +46,36 @@ def site():
 def reader(site, tmp_path_factory):
     profile = tmp_path_factory.mktemp("profile") / "own.yaml"
     profile.write_text('url: "{site}/{tag}"\n')
-    values = {"site": site.url, "page_timeout_s": 60, "profile": str(profile)}
+    values = {"site": site.url, "page_timeout_s": 60, "profile": str(profile), "pages_per_browser": len(PICTURES),
+              "host_concurrency": len(PICTURES)}  # fmt: skip
     config = build({"crawl": values}, where="test").crawl
     opened = source_factory.open_reader(config, LocalRateLimiter(config))
     yield opened
     opened.close()
 
 
-def read(reader, site, tag, text):
-    path = f"/{tag.replace(' ', '-')}"
-    site.routes[path] = answer(200, f"<!doctype html><meta charset=utf-8>{text}".encode(), Content_Type="text/html")
-    (page,) = reader.read(tag, [site.url + path])
-    return page
+def read(reader, site, texts):
+    """{tag: page} of {tag: HTML}, read side by side since each waits."""
+    tags, blocks = list(texts), []
+    for tag, text in texts.items():
+        path = f"/{tag.replace(' ', '-')}"
+        site.routes[path] = answer(200, f"<!doctype html><meta charset=utf-8>{text}".encode(), Content_Type="text/html")
+        blocks.append(PageBlock(tag, [site.url + path]))
+    return {tags[index]: page for index, page in read_blocks(reader, blocks)}
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_a_picture_is_found_in(reader, site, kind):
-    rule, markup = PICTURES[kind]
-    rules = BOX + "".join(rule.format(name) for name in NAMES)
-    tiles = "".join(f'<div class="tile">{markup.format(name)}<p>{name}</p></div>' for name in NAMES)
-    page = read(reader, site, kind, f"<style>{rules}</style><main>{tiles}</main>")
-    found = {tile["title"]: tile["image_url"] for tile in page.tiles}
-    assert found == {name: f"{site.url}/{name}.png" for name in NAMES}, page.reason
+def test_pictures_are_found_wherever_they_hide(reader, site):
+    texts = {}
+    for kind, (rule, markup) in PICTURES.items():
+        rules = BOX + "".join(rule.format(name) for name in NAMES)
+        tiles = "".join(f'<div class="tile">{markup.format(name)}<p>{name}</p></div>' for name in NAMES)
+        texts[kind] = f"<style>{rules}</style><main>{tiles}</main>"
+    for kind, page in read(reader, site, texts).items():
+        found = {tile["title"]: tile["image_url"] for tile in page.tiles}
+        assert found == {name: f"{site.url}/{name}.png" for name in NAMES}, f"{kind}: {page.reason}"
 
 
-@pytest.mark.parametrize("kind", BUTTONS)
-def test_more_is_shown_by_pressing(reader, site, kind):
+def test_more_is_shown_by_pressing_whatever_can_be_pressed(reader, site):
     tile = '<div class="tile"><img src="/NAME.png" alt="NAME" width="64" height="64"></div>'
     first = "".join(tile.replace("NAME", name) for name in NAMES[:3])
     script = (
@@ -79,8 +85,9 @@ def test_more_is_shown_by_pressing(reader, site, kind):
     )
     # A word inside a link or a menu leads elsewhere, whatever the pointer looks like there.
     decoys = '<nav><span style="cursor:pointer">More</span></nav><a href="/away"><span>Show more packs</span></a>'
-    page = read(reader, site, kind, f"{decoys}<main>{first}</main>{BUTTONS[kind]}<script>{script}</script>")
-    assert [tile["title"] for tile in page.tiles] == list(NAMES), page.reason
+    texts = {kind: f"{decoys}<main>{first}</main>{button}<script>{script}</script>" for kind, button in BUTTONS.items()}
+    for kind, page in read(reader, site, texts).items():
+        assert [tile["title"] for tile in page.tiles] == list(NAMES), f"{kind}: {page.reason}"
     assert "/away" not in site.log
 
 
@@ -94,5 +101,6 @@ def test_tiles_are_waited_for_that_a_slow_machine_draws_late(reader, site):
         "requestAnimationFrame(() => left.splice(0).forEach((name) => document.querySelector('main')"
         f".insertAdjacentHTML('beforeend', `{tile}`.replaceAll('NAME', name)))))"
     )
-    page = read(reader, site, "late", f"<main>{first}</main><p style='height:3000px'></p><script>{script}</script>")
+    text = f"<main>{first}</main><p style='height:3000px'></p><script>{script}</script>"
+    page = read(reader, site, {"late": text})["late"]
     assert [tile["title"] for tile in page.tiles] == list(NAMES), page.reason
