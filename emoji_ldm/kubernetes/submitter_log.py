@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable
 
 from emoji_ldm.progress import print_status
@@ -18,6 +19,8 @@ TRACEBACK = "Traceback (most recent call last):"
 CHAIN = ("During handling of the above exception", "The above exception was the direct cause")
 # Code of Ray's client. A driver does not run it, since it is started by Ray and not by the client.
 CLIENT_FRAME = re.compile(r'File "[^"]*(?:/bin/ray|/ray/dashboard/modules/job/\w+\.py)"')
+
+MAX_REASON_LEN = 120  # of what is printed of the client's error
 
 
 def print_log(lines: Iterable[str]) -> None:
@@ -43,7 +46,9 @@ def _continues(held: list[str], line: str) -> bool:
 def _release(held: list[str]) -> None:
     text, held[:] = "".join(held), []
     if CLIENT_FRAME.search(text):
-        print_status(f"the submitter lost the cluster: {text.rstrip().splitlines()[-1]}")
+        # HTTP clients put the whole chain of causes into the last line, with addresses of objects.
+        reason = textwrap.shorten(text.rstrip().splitlines()[-1], MAX_REASON_LEN, placeholder=" …")
+        print_status(f"the submitter lost the cluster: {reason}")
     elif text:
         _write(text)
 

@@ -27,6 +27,16 @@ def test_a_chain_of_traces_of_the_client_is_one_line(capsys):
     assert said == "the submitter lost the cluster: RuntimeError: Failed to connect to Ray at http://head:8265\n"
 
 
+def test_a_long_error_of_the_client_is_cut(capsys):
+    *frames, _ = CLIENT_TRACE
+    cause = "Max retries exceeded with url: /api/jobs/train (Caused by NewConnectionError('<urllib3 object at 0x7f>'))"
+    error = f"requests.exceptions.ConnectionError: HTTPConnectionPool(host='head', port=8265): {cause}"
+    print_log(f"{line}\n" for line in [*frames, error])
+    said = capsys.readouterr().err
+    assert said.startswith("the submitter lost the cluster: requests.exceptions.ConnectionError: ")
+    assert said.endswith(" …\n") and len(said) < 160
+
+
 def test_lines_are_printed_as_they_come_and_not_at_the_end(capsys):
     def lines():
         yield "one\n"
