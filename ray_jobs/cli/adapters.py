@@ -8,7 +8,10 @@ import typer
 from emoji_ldm.errors import ConfigError
 from ray_jobs.cli.command import command, new_app
 
-app = new_app("Extract low-rank adapters (LoRA) from a fine-tuned model, and merge several into one.")
+app = new_app(
+    "Extract low-rank adapters (LoRA) from a fine-tuned model, and merge several into one.",
+    "Extract and merge low-rank adapters (LoRA)",
+)
 
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")]
 

@@ -16,7 +16,10 @@ OverlayName = Annotated[str, typer.Option("--overlay", metavar="NAME", help="Fol
 Namespace = Annotated[str, typer.Option(metavar="NAME", help="Namespace of the installation, if a site chose another.")]
 DEFAULT_NAMESPACE = "emoji-ldm"
 
-app = new_app("Install, watch and remove this system on Kubernetes; `emoji-ldm submit` runs stages on it.")
+app = new_app(
+    "Install, watch and remove this system on Kubernetes; `emoji-ldm submit` runs stages on it.",
+    "Install, watch and remove this system on Kubernetes",
+)
 
 
 @command(

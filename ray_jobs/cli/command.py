@@ -65,10 +65,21 @@ AS_OF = Shortcut(
 )
 
 
-def new_app(text: str = "") -> typer.Typer:
-    """Return a group of commands; plain help texts, since examples must keep their line breaks."""
+def new_app(text: str = "", short: str = "") -> typer.Typer:
+    """Return a group of commands; plain help texts, since examples must keep their line breaks.
+
+    Args:
+        text: What its own help begins with.
+        short: Its line in the list of all commands, which cuts what is longer.
+    """
     # Tracebacks stay plain too, because rich ones show local variables, which may hold credentials.
-    return typer.Typer(help=text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(
+        help=text,
+        short_help=short or None,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
 
 
 def command(app: typer.Typer, name: str, *, examples: Iterable[str], **settings: Any) -> Callable[[Function], Function]:

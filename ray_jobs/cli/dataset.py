@@ -18,7 +18,7 @@ Parts = Annotated[str, typer.Option(metavar="NAME=SHARE,...", help="Parts such a
 Salt = Annotated[str, typer.Option(help="Another salt assigns the images anew.")]
 TableName = Annotated[str, typer.Option("--table", help="One table; all by default.")]
 
-app = new_app("Versions and contents of the tables.")
+app = new_app("Versions and contents of the tables.", "Show, compare, tag and mend versions of the tables")
 # Every command of this group reads the configuration, for `store`, `branch` and `as_of`.
 dataset_command = functools.partial(configured, app)
 # Those that only read one table or all, as they are or were.

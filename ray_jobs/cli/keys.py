@@ -21,7 +21,8 @@ DAYS = re.compile(r"(\d{1,5})d")
 
 app = new_app(
     "Create, list and revoke the bearer keys of the service. The file holds only their hashes; a running service "
-    "reads it again every two seconds."
+    "reads it again every two seconds.",
+    "Create, list and revoke the bearer keys of the service",
 )
 
 

@@ -28,7 +28,7 @@ Url = Annotated[
     typer.Option(help=f"Address of the service; by default ${URL_VARIABLE}, or that of serve.host and serve.port."),
 ]
 
-app = new_app(HELP)
+app = new_app(HELP, "Draw sets of emoji in bulk with a running service")
 set_command = functools.partial(configured, app)
 
 

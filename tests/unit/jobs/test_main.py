@@ -32,6 +32,7 @@ def test_the_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(f"\n  {name}" in listed for name in (*COMMANDS, "dataset", "sets", "keys", "cluster"))
+    assert not any(line.endswith(".") for line in listed.partition("examples:")[0].splitlines()[6:]), "cut, or unlike"
     assert main([]) == 2 and capsys.readouterr().out == listed
 
 
