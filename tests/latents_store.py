@@ -55,9 +55,9 @@ def fill_encoded(config: Config, captions: dict[str, str]) -> None:
     source = resolve_vae(config, store, Path(config.store, "cache"))
     codec = load_vae(source, size_px=latents.size_px, background=latents.background, device="cpu")
     encoder = load_prompt_encoder(latents.text_encoder, max_tokens=latents.max_tokens, device="cpu")
-    moments = [np.zeros((len(captions), *codec.latent_shape), np.float32) + value for value in (0.5, -6.0)]
+    mean, logvar = (np.full((len(captions), *codec.latent_shape), value, np.float32) for value in (0.5, -6.0))
     for key in augmentation_keys(codec.key, latents.augmentations):
-        commit(store, LATENTS, latent_rows(list(captions), key, *moments))
+        commit(store, LATENTS, latent_rows(list(captions), key, list(mean), list(logvar)))
     texts = ["", *captions.values()]
     commit(store, TEXT_EMBEDDINGS, text_rows(texts, encoder.key, encoder.encode(texts)))
 
