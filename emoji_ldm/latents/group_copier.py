@@ -16,7 +16,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,26 @@ class GroupCopier:
         else:
             self.is_complete = bool(self.ready.all())
 
-    def copy_rest(self) -> None:
-        """Copy all groups that are not there yet, file by file."""
+    def copy_rest(self) -> bool:
+        """Copy all groups that are not there yet, file by file; False if the process ends meanwhile."""
         files = [list(part) for _, part in groupby(range(len(self.groups)), lambda group: (
             self.groups[group].source, self.groups[group].path))]  # fmt: skip
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            list(pool.map(self._copy, files))
+            running = set[Future[None]]()
+            for part in files:
+                # Not all at once, since a process does not end before its threads have worked off what they were given.
+                if len(running) == READ_THREADS:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for each in done:
+                        each.result()
+                try:
+                    running.add(pool.submit(self._copy, part))
+                except RuntimeError:  # of Python: from then on the process ends, and starts nothing any more
+                    return False
+            for each in running:
+                each.result()
         self.is_complete = True
+        return True
 
     def _copy(self, groups: Sequence[int]) -> None:
         """Copy some groups of one file."""
@@ -152,9 +165,8 @@ class LocalFill:
             os.close(lock)
 
     def _copy(self) -> None:
-        for copier in self.copiers.values():
-            copier.copy_rest()
-        (self.folder / COMPLETE_FILE).touch()
+        if all(copier.copy_rest() for copier in self.copiers.values()):
+            (self.folder / COMPLETE_FILE).touch()
 
     def _forget_ready(self) -> None:
         # Nobody copies, so whoever did was interrupted, perhaps with the whole machine.

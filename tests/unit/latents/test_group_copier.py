@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 
@@ -39,7 +41,7 @@ def own_disk(tmp_path, monkeypatch):
 def held(monkeypatch):
     """The thread that copies the rest waits for this event."""
     go_on, copy_rest = threading.Event(), GroupCopier.copy_rest
-    monkeypatch.setattr(GroupCopier, "copy_rest", lambda self: (go_on.wait(60), copy_rest(self)))
+    monkeypatch.setattr(GroupCopier, "copy_rest", lambda self: go_on.wait(60) and copy_rest(self))
     yield go_on
     go_on.set()
 
@@ -83,6 +85,28 @@ def test_a_rank_that_copies_nothing_in_the_background_reads_what_it_needs_itself
     assert (second.mean[wanted] == first.mean[wanted]).all()
     assert (second.states[-1] == first.states[len(first.states) - 1]).all()
     assert len(list(second.states)) == len(first.states)
+
+
+ENDS_EARLY = """
+import sys, tempfile, time
+from emoji_ldm.latents import group_copier
+from emoji_ldm.latents.latent_loading import DataVersion, load_latent_set
+from emoji_ldm.store import Store
+from tests.synthetic_latents import KEYS
+tempfile.tempdir, group_copier.MAX_BLOCKING_BYTES = sys.argv[2], 0
+copy = group_copier.GroupCopier._copy
+group_copier.GroupCopier._copy = lambda self, groups: (time.sleep(0.5), copy(self, groups))
+load_latent_set([DataVersion(Store(sys.argv[1]))], KEYS)
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_before_the_copy_is_complete_says_nothing_and_leaves_the_rest(store, tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", ENDS_EARLY, store.uri, str(tmp_path)],
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.rglob(COMPLETE_FILE))
 
 
 def test_an_interrupted_copy_goes_on_and_trusts_nothing_of_it(store, own_disk, held):
