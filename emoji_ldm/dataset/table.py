@@ -44,7 +44,7 @@ class Table:
         self.store, self.spec, self.pinned = store, spec, version
         self.expected_version: int | None = None  # set it to let commits fail if others changed rows since
         self._delta: DeltaTable | None = None
-        self._key_cache: dict[str, pa.ChunkedArray] = {}  # {path: keys}
+        self.key_cache: dict[str, pa.ChunkedArray] = {}  # {path: keys}; whoever has read them may fill it
         self._shard_cache: dict[str, tuple[int, bool]] = {}  # {app id: (version, whether it was done then)}
         self._live_cache: tuple[int, dict[str, DataFile]] = (-1, {})  # (version, {path: file})
 
@@ -185,14 +185,14 @@ class Table:
 
     def keys_of(self, path: str) -> pa.ChunkedArray:
         """The keys of one data file; cached, since files never change and each upsert needs those of all files."""
-        if path not in self._key_cache:
+        if path not in self.key_cache:
             source = self.resolve(path)
             with self.read_errors():
                 names = read_rows([source], self.store.filesystem, self.spec.schema, [self.spec.key], None)
             live = self.live_files()
-            self._key_cache = {known: keys for known, keys in self._key_cache.items() if known in live}
-            self._key_cache[path] = names.column(0)
-        return self._key_cache[path]
+            self.key_cache = {known: keys for known, keys in self.key_cache.items() if known in live}
+            self.key_cache[path] = names.column(0)
+        return self.key_cache[path]
 
     def locate(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Which data files hold these keys: {path: keys}, so that a shard reads only its own files."""

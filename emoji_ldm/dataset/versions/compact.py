@@ -5,7 +5,7 @@ Every shard commits files of its own, so a table grows many small ones, and each
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -30,13 +30,16 @@ class CompactionResult:
     version: int | None  # None if there was nothing to join
 
 
-def compact(table: Table, run: RunInfo, *, file_bytes: int = TARGET_FILE_BYTES) -> CompactionResult:
-    """Join the small files of a table; at most ceil(bytes / file_bytes) + 1 of its files are left.
+def compact(
+    table: Table, run: RunInfo, *, file_bytes: int = TARGET_FILE_BYTES, only: Collection[str] | None = None
+) -> CompactionResult:
+    """Join the small files of a table, or those of `only`; at most ceil(bytes / file_bytes) + 1 of them are left.
 
     Rows are streamed, one row group at a time. Writers may commit meanwhile: appended files are not touched, and a
     group of which another writer replaced a file is left as it is.
     """
-    groups = list(_groups(table.live_files().values(), file_bytes))
+    files = [file for path, file in table.live_files().items() if only is None or path in only]
+    groups = list(_groups(files, file_bytes))
     before = len(table.live_files())
     # Reading and writing, which may take minutes, happen before the commit. The plan below only exchanges names, so a
     # race that is lost costs little.

@@ -1,8 +1,8 @@
 """Pages of a data set: images with their captions and duplicates, outcomes of URLs, and thumbnails.
 
-The cursor of a page is a place in the table's files, whose order is part of the version. A search reads at most
+The cursor of a page is a place in the table's files, whose order is part of the version. A search looks at most at
 `MAX_SCANNED` rows for one answer, which then has fewer rows than were asked for and a cursor that goes on, so that no
-request takes seconds or holds a table in memory.
+request takes many seconds.
 """
 
 from __future__ import annotations
@@ -10,22 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from emoji_ldm.dataset.caption_selection import HUMAN, SELECTION_COLUMNS, choose_captions
+from emoji_ldm.dataset.caption_selection import SELECTION_COLUMNS, choose_captions
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.outcomes import Outcome
 from emoji_ldm.schemas import CAPTION_ATTRIBUTES, CAPTIONS
 from emoji_ldm.serve.datasets.dataset_points import DatasetPoint
-from emoji_ldm.serve.datasets.key_index import KeyIndex, read_places, scan_rows
+from emoji_ldm.serve.datasets.image_index import read_rows
+from emoji_ldm.serve.datasets.image_search import ImageFilter
+from emoji_ldm.serve.datasets.row_scan import scan_rows
+from emoji_ldm.serve.datasets.stored_pictures import PICTURES
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.small_pictures import small_png
 
-MAX_SCANNED = 3000  # rows for one answer
+MAX_SCANNED = 100_000  # rows for one answer
 MAX_DUPLICATES = 20  # URLs of an image that are listed
 CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,12})")
 LICENSE_TAG = "license:"
@@ -33,48 +38,21 @@ IMAGE_COLUMNS = ("image_id", "title", "tags", "width", "height", "has_alpha", "n
                  "source_format", "fetched_at")  # fmt: skip
 CAPTION_COLUMNS = tuple(CAPTIONS.schema.names)
 OUTCOME_COLUMNS = ("url", "kind", "outcome", "reason", "image_id", "http_status", "finished_at")
-CaptionState = Literal["any", "captioned", "human", "uncaptioned"]
 
 Row = dict[str, Any]
-INDEX = KeyIndex()
-
-
-@dataclass(frozen=True)
-class ImageFilter:
-    """Which images a page shows."""
-
-    search: str = ""  # in title, tags, captions, or the beginning of the id
-    tag: str = ""
-    captions: CaptionState = "any"
-
-    def admits(self, image: Row) -> bool:
-        """Tell whether an image with its captions is shown."""
-        if self.tag and self.tag not in image["tags"]:
-            return False
-        used = [each for each in image["captions"] if each["used"]]
-        if self.captions == "human" and not any(each["engine"] == HUMAN for each in used):
-            return False
-        if self.captions != "any" and (self.captions == "uncaptioned") == bool(used):
-            return False
-        texts = [image["title"], *image["tags"], *(each["caption"] for each in image["captions"])]
-        wanted = self.search.casefold()
-        return not wanted or image["id"].startswith(wanted) or any(wanted in text.casefold() for text in texts)
 
 
 def image_page(point: DatasetPoint, chosen: ImageFilter, after: str, limit: int) -> dict[str, Any]:
     """Return a page of images in the order of the table; raises RequestError for a bad cursor."""
-
-    def complete(rows: list[Row]) -> list[Row]:
-        captions = _captions_of(point, [row["image_id"] for row in rows])
-        return [_image(row, captions.get(row["image_id"], [])) for row in rows]
-
-    found, cursor = _page(point.images, IMAGE_COLUMNS, (after, limit), complete, chosen.admits)
-    return {"version": point.id, "data": _with_duplicates(point, found), "next": cursor, "has_more": cursor is not None}
+    found, cursor = _page(point.images, IMAGE_COLUMNS, (after, limit), lambda rows: chosen.choose(rows, point.captions))
+    captions = _captions_of(point, [row["image_id"] for row in found])
+    data = _with_duplicates(point, [_image(row, captions.get(row["image_id"], [])) for row in found])
+    return {"version": point.id, "data": data, "next": cursor, "has_more": cursor is not None}
 
 
 def images_of(point: DatasetPoint, ids: Collection[str]) -> dict[str, Row]:
     """Return images with everything that is known of them, {id: image}; those that do not exist are left out."""
-    rows = INDEX.read(point.images, "image_id", ids, IMAGE_COLUMNS).to_pylist()
+    rows = read_rows(point.images, ids, IMAGE_COLUMNS).to_pylist()
     captions = _captions_of(point, [row["image_id"] for row in rows])
     found = [_image(row, captions.get(row["image_id"], [])) for row in rows]
     return {image["id"]: image for image in _with_duplicates(point, found)}
@@ -92,14 +70,16 @@ def find_image(point: DatasetPoint, image_id: str) -> Row:
 def outcome_page(point: DatasetPoint, kind: str, outcome: str, after: str, limit: int) -> dict[str, Any]:
     """Return a page of URLs with what became of them; empty texts choose all."""
 
-    def wanted(row: Row) -> bool:
-        return (not kind or row["kind"] == kind) and (not outcome or row["outcome"] == outcome)
+    def choose(rows: pa.Table) -> NDArray[np.bool_]:
+        chosen = np.ones(rows.num_rows, bool)
+        for column, value in (("kind", kind), ("outcome", outcome)):
+            if value:
+                chosen &= np.asarray(pc.fill_null(pc.equal(rows[column], value), False), bool)
+        return chosen
 
-    def complete(rows: list[Row]) -> list[Row]:
-        return [{**row, "reason": row["reason"] or "", "finished_at": _seconds(row["finished_at"])} for row in rows]
-
-    found, cursor = _page(point.outcomes, OUTCOME_COLUMNS, (after, limit), complete, wanted)
-    return {"version": point.id, "data": found, "next": cursor, "has_more": cursor is not None}
+    found, cursor = _page(point.outcomes, OUTCOME_COLUMNS, (after, limit), choose)
+    data = [{**row, "reason": row["reason"] or "", "finished_at": _seconds(row["finished_at"])} for row in found]
+    return {"version": point.id, "data": data, "next": cursor, "has_more": cursor is not None}
 
 
 def thumbnail(point: DatasetPoint, image_id: str, side_px: int) -> bytes:
@@ -108,11 +88,7 @@ def thumbnail(point: DatasetPoint, image_id: str, side_px: int) -> bytes:
     Raises:
         RequestError: (404) There is no such image, or its bytes are none.
     """
-    rows = read_places(point.images, INDEX.find(point.images, "image_id", [image_id]), ["image_id", "image"])
-    data = next(
-        (row["image"]["bytes"] for row in rows.to_pylist() if row["image_id"] == image_id and row["image"]), b""
-    )
-    png = small_png(data or b"", side_px)
+    png = small_png(PICTURES.read(point.images, image_id) or b"", side_px)
     if png is None:
         raise RequestError(f"version {point.id} has no picture {image_id[:80]!r}", status=404, param="image_id",
                            code="image_not_found")  # fmt: skip
@@ -126,20 +102,22 @@ def revision_of(captions: Iterable[Row]) -> str:
 
 
 def _page(
-    table: Table, columns: Collection[str], page: tuple[str, int], complete: Callable[[list[Row]], list[Row]],
-    admits: Callable[[Row], bool],
-) -> tuple[list[Row], str | None]:  # fmt: skip
-    """Return up to `limit` rows that are admitted, and the cursor of what follows, None at the end."""
+    table: Table, columns: Sequence[str], page: tuple[str, int], choose: Callable[[pa.Table], NDArray[np.bool_]]
+) -> tuple[list[Row], str | None]:
+    """Return up to `limit` rows that are chosen, and the cursor of what follows, None at the end."""
     after, limit = page
-    start, found, num_scanned = _start(after), list[Row](), 0
-    for (file, first), rows in scan_rows(table, tuple(columns), start):
-        for offset, row in enumerate(complete(rows)):
-            # The cursor is the place of the first row that was not looked at.
-            if len(found) == limit or num_scanned == MAX_SCANNED:
-                return found, f"{file}.{first + offset}"
-            num_scanned += 1
-            if admits(row):
-                found.append(row)
+    found, num_scanned = list[Row](), 0
+    for (file, first), part in scan_rows(table, columns, _start(after)):
+        if len(found) == limit or num_scanned == MAX_SCANNED:
+            return found, f"{file}.{first}"
+        rows = part.slice(0, MAX_SCANNED - num_scanned)
+        num_scanned += rows.num_rows
+        places = np.flatnonzero(choose(rows))
+        shown, left = places[: limit - len(found)], places[limit - len(found) :]
+        found += rows.take(shown).to_pylist()
+        # The cursor is the place of the first row that was not looked at, or not shown.
+        if len(left) or rows.num_rows < part.num_rows:
+            return found, f"{file}.{first + (int(left[0]) if len(left) else rows.num_rows)}"
     return found, None
 
 
@@ -154,7 +132,7 @@ def _start(after: str) -> tuple[int, int]:
 
 def _captions_of(point: DatasetPoint, ids: Collection[str]) -> dict[str, list[Row]]:
     """Return the captions of images, those that are used first and in their order."""
-    rows = INDEX.read(point.captions, "image_id", ids, CAPTION_COLUMNS)
+    rows = read_rows(point.captions, ids, CAPTION_COLUMNS)
     good = rows.filter(pc.equal(rows["status"], "ok")).select(SELECTION_COLUMNS)
     order = {(row["image_id"], row["caption"]): place for place, row in enumerate(choose_captions(good).to_pylist())}
     unused = len(order)
@@ -190,7 +168,7 @@ def _image(row: Row, captions: list[Row]) -> Row:
 def _with_duplicates(point: DatasetPoint, images: list[Row]) -> list[Row]:
     """Add the URLs whose images were dropped because they equal these."""
     columns = ("url", "outcome", "reason", "image_id")
-    rows = INDEX.read(point.outcomes, "image_id", [image["id"] for image in images], columns).to_pylist()
+    rows = read_rows(point.outcomes, [image["id"] for image in images], columns).to_pylist()
     urls = dict[str, list[Mapping[str, str]]]()
     for row in rows:
         if row["outcome"] == Outcome.DUPLICATE:

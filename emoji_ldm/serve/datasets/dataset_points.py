@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,13 +20,13 @@ from emoji_ldm.dataset.table import Table
 from emoji_ldm.dataset.versions import refs
 from emoji_ldm.errors import ConfigError, DatasetError, StoreError
 from emoji_ldm.schemas import CAPTIONS, IMAGES, OUTCOMES, TableSpec
+from emoji_ldm.serve.datasets.image_index import count_kinds
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.store import Store
 
 SPECS: tuple[TableSpec, ...] = (IMAGES, CAPTIONS, OUTCOMES)
 MAX_OPEN = 16  # versions that stay open
 MAX_COMMITS = 30  # of a table that are listed
-GROUPS_PER_READ = 500  # row groups of short texts
 MAX_VERSION = 300  # characters
 BRANCH_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9._-]{0,62}):(.+)")
 
@@ -58,8 +58,8 @@ class DatasetPoint:
         """Rows by table, outcomes of pages and images, and captions by engine and status."""
         return {
             "tables": {name: {"version": table.version, "rows": table.count()} for name, table in self.tables.items()},
-            "outcomes": _nested(_counted(self.outcomes, "kind", "outcome")),
-            "captions": _nested(_counted(self.captions, "engine", "status")),
+            "outcomes": count_kinds(self.outcomes),
+            "captions": count_kinds(self.captions),
         }
 
 
@@ -140,20 +140,6 @@ def _pinned(line: Store, found: Mapping[str, Table]) -> DatasetPoint:
     known = ",".join(f"{name}@{version}" for name, version in versions.items() if version >= 0)
     tables = {spec.name: Table(line, spec, versions[spec.name]) for spec in SPECS}
     return DatasetPoint(f"{line.branch}:{known}" if line.branch else known, tables)
-
-
-def _counted(table: Table, *columns: str) -> Counter[tuple[str, ...]]:
-    counts = Counter[tuple[str, ...]]()
-    for batch in table.batches(columns, batch_rows=50_000, groups_per_read=GROUPS_PER_READ):
-        counts.update(zip(*([value or "" for value in column.to_pylist()] for column in batch.columns), strict=True))
-    return counts
-
-
-def _nested(counts: Counter[tuple[str, ...]]) -> dict[str, dict[str, int]]:
-    found = dict[str, dict[str, int]]()
-    for (outer, inner), number in counts.most_common():
-        found.setdefault(outer, {})[inner] = number
-    return found
 
 
 def _commits(table: Table) -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from emoji_ldm.serve.caller import owner_of
 from emoji_ldm.serve.datasets import dataset_models, dataset_pages
 from emoji_ldm.serve.datasets.caption_overrides import CaptionOverrides
 from emoji_ldm.serve.datasets.dataset_changes import ChangeKind, DatasetComparisons
-from emoji_ldm.serve.datasets.dataset_pages import CaptionState, ImageFilter
 from emoji_ldm.serve.datasets.dataset_points import DatasetPoints
+from emoji_ldm.serve.datasets.image_search import CaptionState, ImageFilter
 from emoji_ldm.serve.errors import RequestError
 from emoji_ldm.serve.openapi_models import REFUSALS, body_schema
 from emoji_ldm.serve.request_body import parse_json, read_body

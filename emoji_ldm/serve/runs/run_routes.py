@@ -38,6 +38,7 @@ LIVE_S = 180.0  # since the last line of the log; lines come every few steps
 MAX_GRIDS = 1000  # the newest ones
 MAX_GRID_PX = 2048
 READERS = ThreadPoolExecutor(2, "runs")
+LOOKS = ThreadPoolExecutor(16, "run-logs")  # for the times of logs: a store of S3 answers each after some milliseconds
 
 RunName = Annotated[str, Path(pattern=f"^{RUN_NAME.pattern}$")]
 Side = Annotated[int, Query(ge=16, le=MAX_GRID_PX)]
@@ -151,7 +152,8 @@ class StoredRuns:
 
     def page(self, after: str, limit: int) -> dict[str, Any]:
         """Return a page of runs; RequestError (400) if `after` is none."""
-        cards = [card for name in self.store.list("runs") if RUN_NAME.fullmatch(name) and (card := self._card(name))]
+        names = filter(RUN_NAME.fullmatch, self.store.list("runs"))
+        cards = [card for card in LOOKS.map(self._card, names) if card]
         cards.sort(key=lambda card: (-card["updated_at"], card["id"]))
         ids = [card["id"] for card in cards]
         if after and after not in ids:
