@@ -92,22 +92,33 @@ def _unexplained(delta: Floats, middle: Floats, backgrounds: Floats) -> Floats:
     _slope(middle, right)
     _slope(middle.swapaxes(2, 3), down.swapaxes(2, 3))
     pictures[:, 2] = right * FROM_CENTRE + down * FROM_CENTRE[:, None]  # of the picture when it is scaled
-    padded = np.pad(middle, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    around = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
-    pictures[:, 3] = around - 4 * middle  # when it is blurred: the Laplace operator
+    _laplace(middle, pictures[:, 3])  # when it is blurred
     pictures[:, NUM_CHANGES] = delta
-    flat = pictures.reshape(num, NUM_CHANGES + 1, 4, GRID * GRID)
-    colour, alpha, total = flat[:, :, :3], flat[:, :, 3:], backgrounds.sum(1)[:, None, :, None]
-    weighed = np.empty_like(flat)
-    weighed[:, :, :3] = 2 * colour - total * alpha
-    weighed[:, :, 3] = (backgrounds**2).sum((1, 2))[:, None, None] * alpha[:, :, 0] - (total * colour).sum(2)
-    rows = (num, NUM_CHANGES + 1, 4 * GRID * GRID)
-    products = flat.reshape(rows) @ weighed.reshape(rows).transpose(0, 2, 1)
-    equations = products[:, :-1, :-1] + RIDGE * np.eye(NUM_CHANGES, dtype=np.float32)
-    weights = np.linalg.solve(equations, products[:, :-1, -1:])[..., 0].clip(-MAX_CHANGES, MAX_CHANGES)
-    explained = (weights[:, None] @ flat.reshape(rows)[:, :-1]).reshape(delta.shape)
-    rest: Floats = delta - explained
+    products = _products(pictures.reshape(num, (NUM_CHANGES + 1) * 4, GRID * GRID), backgrounds)
+    equations = products[..., :-1] + RIDGE * np.eye(NUM_CHANGES, dtype=np.float32)
+    weights = np.linalg.solve(equations, products[..., -1:])[..., 0].clip(-MAX_CHANGES, MAX_CHANGES)
+    explained = weights[:, None] @ pictures.reshape(num, NUM_CHANGES + 1, 4 * GRID * GRID)[:, :-1]
+    rest: Floats = delta - explained.reshape(delta.shape)
     return rest
+
+
+def _products(channels: Floats, backgrounds: Floats) -> Floats:
+    """Return the products of all pictures but the last with all of them over both backgrounds, `(N, M - 1, M)`.
+
+    Args:
+        channels: Colour and alpha of M pictures, `(N, M * 4, cells)`.
+        backgrounds: `(N, 2, 3)`.
+    """
+    # One product of matrices, which takes a small part of the time of arithmetic on all pictures; what the backgrounds
+    # make of colour and alpha is worked out on its few numbers.
+    num_pictures = channels.shape[1] // 4
+    parts = (channels[:, :-4] @ channels.transpose(0, 2, 1)).reshape(len(channels), -1, 4, num_pictures, 4)
+    ways = np.zeros((len(channels), 4, 4), np.float32)
+    ways[:, range(3), range(3)] = 2
+    ways[:, :3, 3] = ways[:, 3, :3] = -backgrounds.sum(1)
+    ways[:, 3, 3] = (backgrounds**2).sum((1, 2))
+    products: Floats = (parts * ways[:, None, :, None]).sum((2, 4))
+    return products
 
 
 def _slope(pictures: Floats, out: Floats) -> None:
@@ -115,6 +126,16 @@ def _slope(pictures: Floats, out: Floats) -> None:
     np.multiply(pictures[..., 2:] - pictures[..., :-2], np.float32(0.5), out=out[..., 1:-1])
     out[..., 0] = pictures[..., 1] - pictures[..., 0]
     out[..., -1] = pictures[..., -1] - pictures[..., -2]
+
+
+def _laplace(pictures: Floats, out: Floats) -> None:
+    """Write the difference of each cell from its four neighbours; what lies beyond an edge is like the edge."""
+    np.multiply(pictures, np.float32(-4), out=out)
+    for part, result in ((pictures, out), (pictures.swapaxes(2, 3), out.swapaxes(2, 3))):
+        result[..., 1:] += part[..., :-1]
+        result[..., :-1] += part[..., 1:]
+        result[..., 0] += part[..., 0]
+        result[..., -1] += part[..., -1]
 
 
 def _channels(values: Bytes, views: Ints) -> Floats:

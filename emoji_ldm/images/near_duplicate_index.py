@@ -59,6 +59,7 @@ MIN_SPREAD = 4.0  # levels; an appearance with a smaller standard deviation is t
 ON_BLACK, ON_WHITE = [CONTENT_VIEW, BLACK_VIEW], [0, CONTENT_VIEW, WHITE_VIEW]
 NUM_APPEARANCES = len(ON_BLACK) + len(ON_WHITE)
 NUM_MEASURES, NUM_KEYS = len(TOLERANCES), 6  # the first six measures form the key
+FILTER_ORDER = (*range(NUM_KEYS, NUM_MEASURES), *range(NUM_KEYS))  # what a key says already rules out the least
 PROBE_CHOICES = (np.arange(2**NUM_KEYS)[:, None] >> np.arange(NUM_KEYS)) & 1  # (64, 6): which measures to round up
 
 # Sizes that bound time and memory.
@@ -97,11 +98,14 @@ PROJECTION = _projection()
 
 @dataclass(frozen=True)
 class IndexEntries:
-    """A sorted array of keys, each with the row of its image and the coarse measures of that appearance."""
+    """A sorted array of keys, each with the row of its image and the coarse measures of that appearance.
+
+    Measures are columns, `(12, M)`: those of one key then lie side by side in memory.
+    """
 
     keys: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    measures: Shorts = field(default_factory=lambda: np.empty((0, NUM_MEASURES), np.int16))
+    measures: Shorts = field(default_factory=lambda: np.empty((NUM_MEASURES, 0), np.int16))
 
     @classmethod
     def from_overviews(cls, values: Bytes, first: int) -> IndexEntries:
@@ -109,15 +113,15 @@ class IndexEntries:
         measures, informative = _measures(values)
         keys = _packed(measures[:, :, None, :NUM_KEYS] // PARTS_PER_STEP)[..., 0]
         rows = np.broadcast_to(np.arange(first, first + len(values), dtype=np.int32)[:, None], keys.shape)
-        return cls().merge(cls(keys[informative], rows[informative], measures[informative]))
+        return cls().merge(cls(keys[informative], rows[informative], measures[informative].T))
 
     def merge(self, others: IndexEntries) -> IndexEntries:
         """Return these entries and the others, sorted by key."""
         pairs = ((getattr(self, name), getattr(others, name)) for name in ("keys", "rows", "measures"))
-        keys, rows, measures = (np.concatenate(pair) for pair in pairs)
+        keys, rows, measures = (np.concatenate(pair, axis=-1) for pair in pairs)
         # A stable sort (timsort) merges two sorted runs in linear time.
         order = np.argsort(keys, kind="stable")
-        return IndexEntries(keys[order], rows[order], measures[order])
+        return IndexEntries(keys[order], rows[order], measures[:, order])
 
     def candidates(self, measures: Shorts, informative: Mask) -> Ints:
         """Find rows whose 12 measures are near those of the images asked for.
@@ -129,15 +133,19 @@ class IndexEntries:
         Returns:
             `(M, 2)` pairs (position among the N images, row), possibly with repetitions.
         """
+        if not len(self.keys):
+            return np.empty((0, 2), np.int64)
         positions, appearances, probes = _probes(measures, informative)
-        starts, ends = np.searchsorted(self.keys, probes), np.searchsorted(self.keys, probes, "right")
-        counts = ends - starts
+        starts = np.searchsorted(self.keys, probes)
+        used = self.keys[np.minimum(starts, len(self.keys) - 1)] == probes  # under most keys there is nothing
+        positions, appearances, probes, starts = (part[used] for part in (positions, appearances, probes, starts))
+        counts = np.searchsorted(self.keys, probes, "right") - starts
         # Expand each range [start, end) of entries into one (probe, entry) pair per entry, without a Python loop.
         probe = np.repeat(np.arange(len(probes)), counts)
         entry = np.arange(len(probe)) + np.repeat(starts - np.cumsum(counts) + counts, counts)
-        own = measures[positions, appearances]
-        for measure in range(NUM_MEASURES):  # each leaves about half of the entries to the next
-            close = np.abs(self.measures[entry, measure] - own[probe, measure]) <= PARTS_PER_TOLERANCE
+        own = measures[positions, appearances].T
+        for measure in FILTER_ORDER:  # each leaves about half of the entries to the next
+            close = np.abs(self.measures[measure][entry] - own[measure][probe]) <= PARTS_PER_TOLERANCE
             probe, entry = probe[close], entry[close]
         return np.stack([positions[probe], self.rows[entry].astype(np.int64)], 1)
 

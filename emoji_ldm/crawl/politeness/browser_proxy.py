@@ -157,8 +157,8 @@ class BrowserProxy:
             try:
                 await _copy_response(reader, browser[1])
             except STREAM_ERRORS as error:
-                # If the browser itself went away, nobody waits for this request any more.
-                if not browser[1].is_closing():
+                # If the browser itself went away, nobody waits for this request any more: it has left the page.
+                if not (browser[1].is_closing() or browser[0].at_eof()):
                     self._record(self._failures, parts.hostname or "", f"{type(error).__name__} in its answer")
                 raise
             finally:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import aiohttp
@@ -130,6 +131,24 @@ def test_a_name_that_changes_its_address_is_connected_to_where_it_was_checked(si
         assert exchange(proxy, f"CONNECT {target} HTTP/1.1\r\n\r\n".encode()).startswith(b"HTTP/1.1 502")
         assert exchange(proxy, f"GET http://{target}/ HTTP/1.1\r\n\r\n".encode()).startswith(b"HTTP/1.1 403")
         assert (connected, lookups, canary.num_contacts) == ([PUBLIC], ["rebind.example"] * 2, 0)
+
+
+def test_a_request_that_the_browser_gives_up_is_no_failure_of_its_host(site):
+    """What a page still asks for when it is left must not be held against the page that follows in its tab."""
+    given_up = threading.Event()
+
+    def never(handler):
+        handler.connection.recv(1)  # until the proxy closes its connection
+        given_up.set()
+
+    site.routes["/never"] = never
+    with proxy_of(site.url) as proxy:
+        host, _, port = proxy.address.partition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(f"GET {site.url}/never HTTP/1.1\r\n\r\n".encode())
+        assert given_up.wait(5)
+        time.sleep(0.1)
+        assert proxy.take_failures() == {}
 
 
 def test_a_second_request_on_the_same_connection_is_not_passed_on(site):
