@@ -139,7 +139,8 @@ def _warn(config: Config, state: CrawlState, tiles_before: int) -> None:
     if config.crawl.source not in source_factory.WEB_SOURCES:
         return
     names, tiles = source_factory.page_names(config.crawl), state.listings.read(["tag", "page_url"])
-    warnings = crawl_warnings(outcomes, tiles, {tag: names.url(tag, 1) for tag in names.tags})
+    first, last = ({tag: names.url(tag, number) for tag in names.tags} for number in (1, config.crawl.max_pages))
+    warnings = crawl_warnings(outcomes, tiles, first, last)
     if config.crawl.refresh and 2 * len(tiles) < tiles_before:
         warnings.append(f"the pages show {len(tiles)} tiles, and showed {tiles_before} before: has the site changed?")
     for line in warnings:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from emoji_ldm.config import Config, CrawlConfig, build
 from emoji_ldm.crawl.frontier import RETRYABLE_OUTCOMES
+from emoji_ldm.crawl.page_types import STOPPED, following_page
 from emoji_ldm.dataset.table import Table
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.outcomes import Outcome
@@ -77,19 +78,22 @@ def retry_command(table: Table, config: Config) -> str:
     return shlex.join(["emoji-ldm", "crawl", "--retry", "failed", *words])
 
 
-def crawl_warnings(outcomes: pa.Table, tiles: pa.Table, first_pages: Mapping[str, str]) -> list[str]:
+def crawl_warnings(
+    outcomes: pa.Table, tiles: pa.Table, first_pages: Mapping[str, str], last_pages: Mapping[str, str]
+) -> list[str]:
     """Return what a user must know about a crawl that ended without an error.
 
     Args:
         outcomes: Rows url, kind, outcome, reason of all URLs.
         tiles: Rows tag, page_url of all tiles.
         first_pages: {tag: URL of its first page}.
+        last_pages: {tag: URL of the last page that `crawl.max_pages` allows}, if its pages have numbers.
     """
     pages = {row["url"]: row for row in outcomes.filter(pc.field("kind") == "page").to_pylist()}
     warnings = _empty_tags(pages, first_pages)
     if failed := [row for row in pages.values() if row["outcome"] == Outcome.FAILED]:
         warnings.append(f"{_pages(len(failed))} failed, for example {failed[0]['url']}: {failed[0]['reason']}")
-    warnings += _collapsed_tags(tiles)
+    warnings += [*_collapsed_tags(tiles), *_cut_listings(pages, first_pages, last_pages)]
     forbidden = outcomes.filter(pc.field("outcome") == Outcome.ROBOTS.value)["reason"].to_pylist()
     if 2 * len(forbidden) > len(outcomes):
         (rule, count), *_ = Counter(forbidden).most_common(1)
@@ -179,6 +183,19 @@ def _empty_tags(pages: Mapping[str, Mapping[str, Any]], first_pages: Mapping[str
     lines = [f"tag {tag!r} gave nothing: {page['url']} is {page['outcome']} ({page['reason']})" for tag, page in found]
     more = len(lines) - MAX_WARNINGS
     return lines[:MAX_WARNINGS] + ([f"{more} more tags gave nothing"] if more > 0 else [])
+
+
+def _cut_listings(
+    pages: Mapping[str, Mapping[str, Any]], first_pages: Mapping[str, str], last_pages: Mapping[str, str]
+) -> Iterator[str]:
+    """Warn of listings that `crawl.max_pages`, or another limit, ended before they had shown all."""
+    listed = {url: str(page["reason"]) for url, page in pages.items() if page["outcome"] == Outcome.LISTED}
+    cut = {url for url, reason in listed.items() if following_page(reason) and following_page(reason) not in pages}
+    cut |= {url for tag, url in last_pages.items() if url != first_pages[tag] and url in listed}
+    cut |= {url for url, reason in listed.items() if STOPPED in reason}
+    if cut:
+        which = f"{min(cut)} is not the last page" if len(cut) == 1 else f"{len(cut)} pages are not the last ones"
+        yield f"{which} of a listing, but a limit ended it there; a larger crawl.max_pages reads on"
 
 
 def _collapsed_tags(tiles: pa.Table) -> list[str]:

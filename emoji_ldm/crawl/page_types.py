@@ -19,8 +19,9 @@ from emoji_ldm.outcomes import Outcome, Rejected
 
 # Titles come from strangers: a page whose "title" is a novel must not fill the table.
 MAX_TITLE = 500
-# Parts of the reasons that are stored with page outcomes, where `selector_warnings` and `following_page` look for them.
+# Parts of the reasons that are stored with page outcomes, where warnings and `following_page` look for them.
 SELECTOR_MISSED = "matches nothing; the page"
+STOPPED = "stopped at"  # a limit, before the page had shown all
 NEXT_PAGE = "; next page: "
 PAGES_PER_BLOCK = 4  # pages that one reader reads in order, and one commit
 

@@ -5,8 +5,9 @@ browser_listing   listing pages in a headless browser (`browser`)     record_fil
 static_html       static HTML pages                                   file_pages    folders of image files, and
 json_api          JSON image search                                                 files as numbered pages
 page_outcomes     how a page ends, the same for all web sources
-rendered_page     a page in the browser: when it is       sitemap       pages that only the sitemap lists
-                  ready, what it shows further down       scripts/      what runs inside the page
+open_page         a page in the browser: when it is       sitemap       pages that only the sitemap lists
+                  ready; `open_requests` it waits for     scripts/      what runs inside the page
+rendered_page     what it shows further down
 
 Each source has `PageNames` (which pages there are) and a `PageReader` (which reads them).
 """

@@ -21,8 +21,10 @@ from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources.browser_pool import BrowserPool
 from emoji_ldm.crawl.sources.browser_tab import BrowserLost, BrowserTab, PageFailed
+from emoji_ldm.crawl.sources.open_page import PageRequest
+from emoji_ldm.crawl.sources.open_requests import are_of_one_site
 from emoji_ldm.crawl.sources.page_outcomes import RepeatedPageDetector, to_page_rejection
-from emoji_ldm.crawl.sources.rendered_page import PageRequest, RenderedPage, load_page, shows_more
+from emoji_ldm.crawl.sources.rendered_page import RenderedPage, load_page, shows_more
 from emoji_ldm.crawl.sources.sitemap import SitemapPages
 from emoji_ldm.outcomes import Outcome, Rejected
 
@@ -47,6 +49,7 @@ class BrowserListingReader:
             lambda origin: self.runner.run(rate_limiter.rules(origin)).robots.sitemaps,
         )
         self._repeats_lock, self._sitemap_lock = threading.Lock(), threading.Lock()
+        self._unanswered = set[str]()  # paths that no page waits for any more
 
     def prepare(self, num_blocks: int) -> int:
         """See `PageReader.prepare`."""
@@ -134,7 +137,7 @@ class BrowserListingReader:
             permits.append(self.runner.run(self.rate_limiter.acquire(url)))
 
         known = self.repeats.known_listings.get(tag)
-        request = PageRequest(url, self.profile, known, self.config.max_pages, next_permit)
+        request = PageRequest(url, self.profile, known, self.config.max_pages, next_permit, self._unanswered)
         status: int | None = None
         pause_s = 0.0
         try:
@@ -189,14 +192,9 @@ def _load_in_tab(tab: BrowserTab, request: PageRequest) -> tuple[RenderedPage, d
     failures = tab.proxy.take_failures()
     if not page.extracted.elements or shows_more(request.profile):
         failures = tab.failed_parts | failures
-    failed = next((why for host, why in failures.items() if _are_of_one_site(host, page.url)), "")
+    failed = next((why for host, why in failures.items() if are_of_one_site(host, page.url)), "")
     page = replace(page, failure=f"a request of the page failed: {failed}") if failed else page
     return page, tab.proxy.take_refusals()
-
-
-def _are_of_one_site(host: str, url: str) -> bool:
-    """Whether a host may serve parts of a page: `cdn.example.org` those of `www.example.org`."""
-    return host.split(".")[-2:] == (urlsplit(url).hostname or "").split(".")[-2:]
 
 
 def _is_retryable(page: RenderedPage) -> bool:

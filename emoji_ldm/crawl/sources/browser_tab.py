@@ -23,9 +23,8 @@ from selenium import webdriver
 from selenium.common.exceptions import TimeoutException, UnexpectedAlertPresentException, WebDriverException
 
 from emoji_ldm.crawl.politeness.browser_proxy import BrowserProxy
+from emoji_ldm.crawl.sources.open_requests import PARTS, OpenRequests
 
-# What brings or draws the tiles of a page, besides its document.
-PARTS = ("XHR", "Fetch", "Script", "Stylesheet")
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 # What a driver says of a document that is replaced while it is asked.
 BETWEEN_DOCUMENTS = re.compile(r"context|navigat|detached|no such (?:frame|window|execution)|aborted", re.IGNORECASE)
@@ -63,7 +62,7 @@ class BrowserTab:
         self.is_stuck = False  # a page does not let go of the driver or goes on: the next one gets a fresh tab
         self.last_status, self.last_headers, self.last_error = 0, dict[str, str](), ""  # of the page's document
         self.failed_parts = dict[str, str]()  # {host: why} of other requests that its servers could not answer
-        self._num_documents = 0
+        self.requests, self._num_documents = OpenRequests(), 0
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _script("watch.js")})
         self._window = driver.current_window_handle
         # Last, since it limits commands too, and the first commands of a fresh browser may be slow.
@@ -94,6 +93,7 @@ class BrowserTab:
         self.read_responses()
         self.last_status, self.last_headers, self.last_error, self._num_documents = 0, {}, "", 0
         self.failed_parts = {}
+        self.requests.clear()
         self.driver.get(url)
 
     def run_script(self, name: str, *arguments: Any, deadline: float = math.inf) -> Any:
@@ -133,6 +133,7 @@ class BrowserTab:
         for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
             event = json.loads(entry["message"])["message"]
             parameters = event["params"]
+            self.requests.note(event["method"], parameters)
             if event["method"] == "Network.responseReceived" and parameters.get("type") in PARTS:
                 self._note_part(parameters["response"])
             if parameters.get("type") != "Document":
@@ -143,6 +144,7 @@ class BrowserTab:
                 self.last_status = parameters["response"]["status"]
                 self.last_headers = _lowercase_names(parameters["response"]["headers"])
                 self._num_documents += 1
+                self.requests.clear()
         return self._num_documents
 
     def _note_part(self, response: Mapping[str, Any]) -> None:

@@ -85,7 +85,7 @@ def test_tags_without_tiles_and_failed_pages_are_warned_of():
         ("c1", Outcome.LISTED, "9 tiles"), ("c2", Outcome.EMPTY, "no tiles"),
         ("d1", Outcome.EMPTY, "no tiles"), ("e1", Outcome.FAILED, "HTTP 500, twice"),
     )  # fmt: skip
-    found = crawl_warnings(table, tiles(c1=9), {"Cat": "c1", "Dog": "d1", "Elk": "e1"})
+    found = crawl_warnings(table, tiles(c1=9), {"Cat": "c1", "Dog": "d1", "Elk": "e1"}, {})
     assert found == [
         "tag 'Dog' gave nothing: d1 is empty (no tiles)",
         "tag 'Elk' gave nothing: e1 is failed (HTTP 500, twice)",
@@ -95,16 +95,34 @@ def test_tags_without_tiles_and_failed_pages_are_warned_of():
 
 def test_a_short_last_page_is_normal_and_several_short_pages_are_not():
     empty = pages()
-    assert crawl_warnings(empty, tiles(a=60, b=60, c=60, d=2), {}) == []
-    (line,) = crawl_warnings(empty, tiles(a=60, b=60, c=60, d=2, e=60, f=1), {})
+    assert crawl_warnings(empty, tiles(a=60, b=60, c=60, d=2), {}, {}) == []
+    (line,) = crawl_warnings(empty, tiles(a=60, b=60, c=60, d=2, e=60, f=1), {}, {})
     assert line.startswith("tag 'Cat': 2 of 6 pages show less than a quarter of the usual 60 tiles, for example f (1)")
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_cut"),
+    [
+        ([("c1", Outcome.LISTED, "9 tiles"), ("c2", Outcome.LISTED, "9 tiles")], True),
+        ([("c1", Outcome.LISTED, "9 tiles"), ("c2", Outcome.EMPTY, "no tiles")], False),
+        ([("c1", Outcome.LISTED, "9 tiles; next page: x")], True),
+        ([("c1", Outcome.LISTED, "9 tiles; next page: x"), ("x", Outcome.EMPTY, "only tiles of earlier pages")], False),
+        ([("c1", Outcome.LISTED, "9 tiles (3 steps of scrolling, stopped at the limit)")], True),
+        ([("c1", Outcome.LISTED, "9 tiles (3 steps of scrolling, until nothing new came)")], False),
+    ],
+)
+def test_a_listing_that_a_limit_ended_is_warned_of(ends, is_cut):
+    found = crawl_warnings(pages(*ends), NO_TILES, {"Cat": "c1"}, {"Cat": "c2"})
+    assert [line.partition(" of a listing")[2] for line in found] == [
+        ", but a limit ended it there; a larger crawl.max_pages reads on"
+    ] * is_cut
 
 
 def test_a_site_that_forbids_most_is_warned_of():
     ends = [(f"p{n}", Outcome.ROBOTS, "robots.txt: Disallow: /x") for n in range(3)]
-    (line,) = crawl_warnings(pages(*ends, ("q", Outcome.LISTED, "1 tiles")), NO_TILES, {})
+    (line,) = crawl_warnings(pages(*ends, ("q", Outcome.LISTED, "1 tiles")), NO_TILES, {}, {})
     assert line.startswith("robots.txt forbids 3 of 4 URLs (robots.txt: Disallow: /x: 3)")
-    assert crawl_warnings(pages(*ends[:1], ("q", Outcome.LISTED, "1 tiles")), NO_TILES, {}) == []
+    assert crawl_warnings(pages(*ends[:1], ("q", Outcome.LISTED, "1 tiles")), NO_TILES, {}, {}) == []
 
 
 def test_a_run_of_which_nearly_all_images_were_refused_is_a_failure():

@@ -4,29 +4,22 @@
 (() => {
   if (window.__emojiCrawl) return;
   const OLD_REQUEST_MS = 5000, MAX_TIMER_MS = 6000, MIN_TIMER_MS = 30, MAX_NESTING = 3, MANY = 8;
+  const MAX_INTERVAL_MS = 1000, TIMES = 2;
   const listen = EventTarget.prototype.addEventListener;
-  const watch = { version: 1, changed: performance.now(), requests: new Map(), timers: new Set(), answered: new Map() };
+  const watch = { version: 1, changed: performance.now(), timers: new Set() };
   Object.defineProperty(window, "__emojiCrawl", { value: watch });
   const touch = () => { watch.version += 1; watch.changed = performance.now(); };
 
-  // Requests. One for an address that was asked before is a poll, and one that stays open for long waits for news.
-  let number = 0;
-  const begin = (url) => {
-    const key = number += 1, address = String(url?.url ?? url);
-    watch.requests.set(key, { began: performance.now(), isPoll: watch.answered.has(address), address });
-    return key;
-  };
-  const end = (key) => {
-    const request = watch.requests.get(key);
-    if (request && watch.answered.size < 1000) watch.answered.set(request.address, true);
-    // What came is shown in the moments after.
-    if (request && !request.isPoll) watch.changed = performance.now();
-    watch.requests.delete(key);
+  // Answers: what came is shown in the moments after. One to an address that was asked before is a poll's. Which requests
+  // are open is known from the browser's log.
+  const answered = new Set();
+  const end = (address) => {
+    if (!answered.has(address)) watch.changed = performance.now();
+    if (answered.size < 1000) answered.add(address);
   };
   const fetch = window.fetch;
   window.fetch = function (...args) {
-    const key = begin(args[0]);
-    return fetch.apply(this, args).finally(() => end(key));
+    return fetch.apply(this, args).finally(() => end(String(args[0]?.url ?? args[0])));
   };
   const { open: openRequest, send } = XMLHttpRequest.prototype;
   XMLHttpRequest.prototype.open = function (method, url, ...rest) {
@@ -34,8 +27,7 @@
     return openRequest.call(this, method, url, ...rest);
   };
   XMLHttpRequest.prototype.send = function (...args) {
-    const key = begin(this.__emojiAddress);
-    this.addEventListener("loadend", () => end(key), { once: true });
+    this.addEventListener("loadend", () => end(String(this.__emojiAddress)), { once: true });
     return send.apply(this, args);
   };
 
@@ -63,6 +55,24 @@
     watch.timers.delete(timer);
     return clearTimeout.call(this, timer);
   };
+  // Timers that fire again and again may bring a tile each time: they count for the first times.
+  const { setInterval, clearInterval } = window;
+  let intervals = 0;
+  window.setInterval = function (callback, delay, ...args) {
+    const counts = typeof callback === "function" && delay >= MIN_TIMER_MS && delay <= MAX_INTERVAL_MS;
+    if (!counts || (intervals += 1) > MANY) return setInterval.call(this, callback, delay, ...args);
+    let times = 0;
+    const timer = setInterval.call(this, (...values) => {
+      if ((times += 1) === TIMES) watch.timers.delete(timer);
+      callback(...values);
+    }, delay, ...args);
+    watch.timers.add(timer);
+    return timer;
+  };
+  window.clearInterval = function (timer) {
+    watch.timers.delete(timer);
+    return clearInterval.call(this, timer);
+  };
   // After scrolling or pressing: what comes into view is told to the page with the next frames only.
   let held = 0;
   watch.hold = () => {
@@ -70,12 +80,7 @@
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout.call(window, () => { held -= 1; }, 60)));
   };
   watch.isHeld = () => held > 0;
-  watch.isBusy = () => {
-    const now = performance.now();
-    return held > 0 || watch.timers.size > 0
-      || [...document.querySelectorAll(SHEETS)].some(isPending)
-      || [...watch.requests.values()].some((r) => !r.isPoll && now - r.began < OLD_REQUEST_MS);
-  };
+  watch.isBusy = () => held > 0 || watch.timers.size > 0 || [...document.querySelectorAll(SHEETS)].some(isPending);
 
   // Style sheets, which bring pictures without a change of the document. Those of the markup hold its completion up;
   // those that a script adds are found here until they have come, or failed.

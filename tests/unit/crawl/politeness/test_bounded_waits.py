@@ -1,6 +1,7 @@
 """No wait in a crawl is without a bound: hosts that ask for hours, or for pauses again and again."""
 
 import asyncio
+import shutil
 import time
 from urllib.parse import urlsplit
 
@@ -74,7 +75,12 @@ def test_a_host_that_never_answers_is_not_waited_for_with_each_url(robots):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["html", "api"])
+@pytest.mark.parametrize(
+    "source",
+    ["html", "api", pytest.param("listing", marks=[
+        pytest.mark.long, pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and chromedriver")
+    ])],
+)  # fmt: skip
 @pytest.mark.parametrize("overload", OVERLOADS.values(), ids=OVERLOADS)
 def test_its_pages_fail_for_now(overload, source, monkeypatch):
     monkeypatch.setenv("SERPAPI_API_KEY", "k")
