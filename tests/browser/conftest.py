@@ -3,7 +3,7 @@
 import pytest
 
 from tests.browser.studio_page import StudioPage
-from tests.browser.studio_service import new_browser, studio
+from tests.browser.studio_service import new_browser, resize, studio
 from tests.stored_dataset import fill_dataset, fill_training
 
 
@@ -36,10 +36,11 @@ def stored(service):
     return ids
 
 
-@pytest.fixture
-def page(studio_browser, service):
-    """The studio in the browser, 1440 px wide, with nothing stored; no error may be in the console at the end."""
+@pytest.fixture(params=[1440, pytest.param(390, marks=pytest.mark.long)])
+def page(request, studio_browser, service):
+    """The studio on a wide page, and on a phone, with nothing stored; no error may be in the console at the end."""
     opened = StudioPage(studio_browser, service.url)
-    opened.reset()
+    opened.reset(request.param)
     yield opened
+    resize(studio_browser, 1440)
     assert opened.console() == []

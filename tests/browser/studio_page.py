@@ -22,10 +22,11 @@ class StudioPage:
     """One tab of the studio."""
 
     def __init__(self, browser, url):
-        self.browser, self.url, self.interactions = browser, url, 0
+        self.browser, self.url, self.interactions, self.width = browser, url, 0, 1440
 
     def reset(self, width=1440):
         """Forget everything that the browser holds of this service, and open the page anew."""
+        self.width = width
         resize(self.browser, width)
         # An error page of the service's origin holds no view that would keep the database open.
         self.browser.get(f"{self.url}/health")
@@ -66,17 +67,16 @@ class StudioPage:
     def click(self, selector, index=0):
         """Click; an interaction."""
         self.interactions += 1
+        self.until(lambda: self._try_click(self.wait(selector, index + 1)[index]), what=f"a click on {selector}")
 
-        def try_click():
-            try:
-                self._into_view(self.wait(selector, index + 1)[index]).click()
-            except WebDriverException as error:
-                # It was just replaced or covered; a person would click again.
-                assert "intercepted" in error.msg or "stale" in error.msg, error
-                return False
-            return True
-
-        self.until(try_click, what=f"a click on {selector}")
+    def _try_click(self, element):
+        try:
+            self._into_view(element).click()
+        except WebDriverException as error:
+            # It was just replaced or covered; a person would click again.
+            assert "intercepted" in error.msg or "stale" in error.msg, error
+            return False
+        return True
 
     def undo(self):
         """Take back what was done last; an interaction."""
@@ -96,8 +96,7 @@ class StudioPage:
         def try_click():
             for each in self.all("button, a, summary, label"):
                 if each.text.strip() == text and each.is_enabled():
-                    self._into_view(each).click()
-                    return True
+                    return self._try_click(each)
             return False
 
         self.until(try_click, what=f"a button {text!r}")

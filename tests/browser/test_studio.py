@@ -14,19 +14,32 @@ from emoji_ldm.schemas import CAPTION_ATTRIBUTES
 from tests.browser.studio_service import resize
 
 pytestmark = pytest.mark.slow
+MAX_FIRST_BYTES = 60_000  # of what the first view loads, compressed; all views together may have 300,000
 MAX_LOAD_S = 5.0  # the machine of the tests may be busy; docs/studio.md has what was measured
-LOADED = """
-    const shift = await new Promise(resolve => {
-        let sum = 0;
-        new PerformanceObserver(list => { for (const each of list.getEntries()) sum += each.value; })
-            .observe({ type: 'layout-shift', buffered: true });
-        setTimeout(() => resolve(sum), 300);
+SHIFTED = """
+    return new Promise(resolve => {
+        const found = [];
+        // What a person has just asked for may move things; nothing else may.
+        const keep = each => each.hadRecentInput || found.push([each.value, ...each.sources.map(({ node }) =>
+            node?.outerHTML?.slice(0, 120) ?? String(node))]);
+        const seen = new PerformanceObserver(list => list.getEntries().forEach(keep));
+        seen.observe({ type: 'layout-shift', buffered: true });
+        setTimeout(() => resolve(found), 100);
     });
+"""
+MAX_SHIFT = 0.005  # the share of the page that may move; browsers call 0.1 good
+LOADED = """
     const paint = performance.getEntriesByName('first-contentful-paint')[0].startTime;
     const resources = performance.getEntriesByType('resource').filter(each => each.name.includes('/studio/'));
-    return { shift, paint, ready: Math.max(...resources.map(each => each.responseEnd)),
+    return { paint, ready: Math.max(...resources.map(each => each.responseEnd)),
              bytes: resources.reduce((sum, each) => sum + each.encodedBodySize, 0) };
 """
+
+
+def moved_too_far(page):
+    """What moved by itself while the view was loading, with the share of the page that it moved over; [] if little."""
+    moved = page.script(SHIFTED)
+    return moved if sum(value for value, *_ in moved) > MAX_SHIFT else []
 
 
 def draw(page, prompt="a happy cat", count=None):
@@ -50,9 +63,9 @@ def new_set(page, prompts, name="Team reactions"):
 
 def test_the_page_loads_fast_is_small_and_does_not_shift(page):
     facts = page.script(LOADED)
-    assert facts["shift"] < 0.02
+    assert moved_too_far(page) == []
     assert facts["ready"] < 1000 * MAX_LOAD_S and facts["paint"] < 1000 * MAX_LOAD_S
-    assert 0 < facts["bytes"] < 300_000
+    assert 0 < facts["bytes"] < MAX_FIRST_BYTES
 
 
 def test_a_prompt_becomes_pictures_on_every_ground_that_state_how_they_were_made(page):
@@ -342,7 +355,7 @@ def test_two_tabs_show_the_same_gallery_and_set(page):
     address, first = page.browser.current_url, page.browser.current_window_handle
     page.browser.switch_to.new_window("tab")
     try:
-        resize(page.browser, 1440)
+        resize(page.browser, page.width)
         page.browser.get(address)
         page.wait(".card", 2)
         page.click(".acts [data-act=pick]")

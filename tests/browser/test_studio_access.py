@@ -7,7 +7,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.browser.studio_page import StudioPage
 from tests.browser.studio_service import resize
-from tests.browser.test_studio import draw, new_set, wait_drawn
+from tests.browser.test_studio import draw, moved_too_far, new_set, wait_drawn
 
 pytestmark = pytest.mark.slow
 # axe-core of Deque Systems, MPL 2.0 (axe/LICENSE), from the package `axe-core` of npm.
@@ -56,11 +56,12 @@ LOOKS = [
 
 @pytest.mark.parametrize(("width", "theme"), LOOKS)
 def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_page(filled, width, theme):
-    page, found = filled, []
+    page, found, shifts = filled, [], {}
     page.script("localStorage.setItem('studio.theme', values[0])", theme)
     resize(page.browser, width)
     for view in (*VIEWS, page.set_view):
         page.open(view)
+        shifts[view] = moved_too_far(page)
         page.browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
         found += findings(page, view)
         assert page.script("return document.documentElement.scrollWidth") <= width, view
@@ -76,6 +77,7 @@ def test_axe_finds_nothing_in_any_view_and_nothing_is_wider_than_the_page(filled
     assert page.script("return document.querySelector('dialog').scrollWidth") <= width
     resize(page.browser, 1440)
     assert found == []
+    assert {view: moved for view, moved in shifts.items() if moved} == {}
 
 
 @pytest.mark.long

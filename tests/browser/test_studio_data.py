@@ -95,7 +95,7 @@ def test_two_tabs_that_correct_one_caption_lose_neither(page, service):
     first = page.browser.current_window_handle
     page.browser.switch_to.new_window("tab")
     try:
-        resize(page.browser, 1440)
+        resize(page.browser, page.width)
         page.browser.get(f"{page.url}/#data")
         open_image(page, 3)
         correct(page, "theirs")

@@ -34,7 +34,11 @@ export function pagedList(rest, { signal, path, draw, empty, note }) {
     let after = '';
     let count = 0;
     const load = async () => {
-      fill(rest, loading());
+      // What tells that it is loading goes when the page comes, so that it is not moved by it.
+      const wait = loading();
+      fill(rest);
+      rest.parentElement.querySelector(':scope > .state.loading')?.remove(); // of a list that was started before
+      rest.after(wait);
       try {
         let page;
         do {
@@ -45,8 +49,10 @@ export function pagedList(rest, { signal, path, draw, empty, note }) {
           after = page.next;
         } while (page.has_more && !page.data.length);
         note?.(count, page.has_more);
+        wait.remove();
         fill(rest, page.has_more && button(t('show_more'), { onclick: load }), !count && empty());
       } catch (error) {
+        wait.remove();
         if (!signal.aborted && own === generation) fill(rest, failed(error, load));
       }
     };

@@ -17,10 +17,9 @@ export async function mount(root, { signal, path }) {
   let versions;
   let card;
   try {
-    versions = (await getJson('v1/datasets', { signal })).data;
-    card = await getJson(datasetPath(version), { signal });
+    [{ data: versions }, card] = await Promise.all([getJson('v1/datasets', { signal }), getJson(datasetPath(version), { signal })]);
   } catch (error) {
-    if (!signal.aborted) fill(root, problem(error, version, versions, () => mount(root, { signal, path })));
+    if (!signal.aborted) fill(root, problem(error, version, () => mount(root, { signal, path })));
     return;
   }
   if (signal.aborted) return;
@@ -41,7 +40,7 @@ function facts({ tables, captions }) {
   return parts.join(' · ');
 }
 
-function problem(error, version, versions, retry) {
+function problem(error, version, retry) {
   if (error.status === 403) return state('empty', t('data.forbidden'), error.message);
   if (error.code === 'unknown_url') return state('empty', t('data.not_here'), t('data.not_here_hint'));
   if (error.code === 'no_dataset') return state('empty', t('data.empty'), t('data.empty_hint'));

@@ -24,9 +24,6 @@ export async function mount(root, { signal }) {
   const status = h('p', { class: 'count', role: 'status' });
   const rest = h('div', { class: 'row center' });
   const files = h('input', { type: 'file', accept: 'image/png', multiple: true, class: 'visually-hidden', tabindex: -1, 'aria-label': t('gallery.import'), onchange: () => { importFiles([...files.files]); files.value = ''; } });
-  fill(root, h('div', { class: 'head' }, h('h1', {}, t('nav.gallery')), status,
-    button(t('gallery.import'), { icon: 'upload', onclick: () => files.click() }), files),
-  h('div', { class: 'row wrap filters' }, h('div', { class: 'search' }, icon('search'), search), filters), bar, list, rest);
 
   async function load() {
     found = await gallery({ deleted: filter.deleted });
@@ -129,7 +126,12 @@ export async function mount(root, { signal }) {
   }, { signal });
   fileDrop(root, signal, importFiles);
   onChange('pictures', signal, load);
+  // Drawn before it is shown, so that nothing moves.
   await load();
+  if (signal.aborted) return;
+  fill(root, h('div', { class: 'head' }, h('h1', {}, t('nav.gallery')), status,
+    button(t('gallery.import'), { icon: 'upload', onclick: () => files.click() }), files),
+  h('div', { class: 'row wrap filters' }, h('div', { class: 'search' }, icon('search'), search), filters), bar, list, rest);
 }
 
 /** Arrows move, Space or X selects, Delete deletes, Ctrl+A selects all, Escape none; Enter opens, as on any button. */

@@ -133,9 +133,11 @@ export async function mount(root, { signal }) {
     await remove('pack', ...before.map(({ id }) => id));
     if (before.length) notice(t('pack.cleared'), { undo: () => put('pack', ...before) });
   } });
+  // Drawn before it is shown, so that nothing moves.
+  onChange('pack', signal, load);
+  await load();
+  if (signal.aborted) return;
   fill(root, h('div', { class: 'head' }, h('h1', {}, t('nav.pack')), count, clear),
     h('form', { class: 'panel stack', novalidate: true, onsubmit: submit, 'aria-label': t('nav.pack') }, field(t('pack.target'), target), facts, field(t('pack.title'), name), h('div', { class: 'pair' }, field(t('pack.outline'), outline, t('pack.outline_hint')), field(t('pack.license'), license, t('pack.license_hint'))), mock, problem, h('div', { class: 'submit' }, make)),
     h('div', { class: 'results' }, empty, list));
-  onChange('pack', signal, load);
-  await load();
 }

@@ -62,7 +62,8 @@ export async function mountDetail(root, id, signal, remove) {
   async function take(found) {
     const ready = found.filter((item) => item.status === 'ok');
     const pictures = await Promise.all(ready.map(pictureOf));
-    pictures.forEach((each, index) => { each.name = nameFor(ready[index]); });
+    // Another try has the name and the tags of what it replaces.
+    pictures.forEach((each, index) => Object.assign(each, { name: nameFor(ready[index]), tags: markOf(ready[index]).tags ?? each.tags }));
     await keep(...pictures.map((each) => ({ ...each, deletedAt: null })));
     return pictures;
   }

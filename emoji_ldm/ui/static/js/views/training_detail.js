@@ -23,7 +23,7 @@ export async function mountTraining(root, run, section, signal) {
   const notes = h('section', { class: 'stack tight', 'aria-label': t('training.notes') });
   const checkpoints = h('section', { class: 'panel stack', 'aria-label': t('training.checkpoints') });
   const pictures = film(path, signal);
-  const body = h('div', { class: 'training-body', hidden: true }, h('div', { class: 'stack' }, curves, pictures.root), h('div', { class: 'stack' }, figures, checkpoints, notes));
+  const body = h('div', { class: 'training-body', hidden: true }, curves, h('div', { class: 'stack side' }, figures, checkpoints, notes), pictures.root);
   const rest = h('div', {}, loading());
   let view = 'loss';
   let last = null;

@@ -85,8 +85,9 @@ export function film(path, signal) {
     if (follows) strip.scrollLeft = strip.scrollWidth;
   }
 
-  fill(root, h('div', { class: 'row wrap' }, h('h2', {}, t('training.film')), kinds), stage, caption,
-    h('div', { class: 'row' }, play, range), strip);
+  // The large picture is last: it moves nothing when it comes.
+  fill(root, h('div', { class: 'row wrap' }, h('h2', {}, t('training.film')), kinds), strip,
+    h('div', { class: 'row' }, play, range), caption, stage);
   root.hidden = true;
   return { root, update };
 }
