@@ -112,7 +112,8 @@ def _products(channels: Floats, backgrounds: Floats) -> Floats:
     # One product of matrices, which takes a small part of the time of arithmetic on all pictures; what the backgrounds
     # make of colour and alpha is worked out on its few numbers.
     num_pictures = channels.shape[1] // 4
-    parts = (channels[:, :-4] @ channels.transpose(0, 2, 1)).reshape(len(channels), -1, 4, num_pictures, 4)
+    shape = (len(channels), num_pictures - 1, 4, num_pictures, 4)
+    parts = (channels[:, :-4] @ channels.transpose(0, 2, 1)).reshape(shape)
     ways = np.zeros((len(channels), 4, 4), np.float32)
     ways[:, range(3), range(3)] = 2
     ways[:, :3, 3] = ways[:, 3, :3] = -backgrounds.sum(1)
