@@ -39,7 +39,7 @@ token states of all-MiniLM-L6-v2 (at most 32 tokens). Logit-normal times ({train
 {training["time_std"]:g}), {training["optimizer"]}, learning rate {training["lr"]:g}, falling to zero over the last
 {training["decay"]:.0%} of the steps, batch {training["batch"]}, a tenth of the captions dropped, power-function average
 of the weights, {training["step"]:,} steps ({training["images"]:,} pictures seen).
-Everything is reproduced by `infra/starter/`, whose notebook says which settings changed during the run, and what failed.
+Everything is reproduced by `infra/starter/`, whose notebook says which settings changed on the way, and what failed.
 
 ## Compute
 Two virtual CPU cores with AMX, bf16, at low priority. No GPU.
