@@ -72,7 +72,7 @@ def read(site, profile, accident):
 
 
 def kill_driver(reader, _):
-    os.kill(reader.pool.browser.driver.service.process.pid, signal.SIGKILL)
+    os.kill(reader.pool._busy[0].driver.service.process.pid, signal.SIGKILL)
 
 
 def kill_browser(reader, _):

@@ -106,13 +106,18 @@ class Browser:
         Raises:
             BrowserLost: The browser crashed or hangs.
         """
-        # A session that joins a browser waits until its pages have answered, however long that takes.
+        # A driver that joins a browser waits until its pages have answered, however long that takes.
+        service = Service(find_programs()[1], popen_kw={"process_group": self._group()})
         try:
-            driver = webdriver.Chrome(options=self._tab_options(), service=_RunningService(self.driver.service))
+            driver = webdriver.Chrome(options=self._tab_options(), service=service)
         except (*DRIVER_ERRORS, OSError) as error:
             raise BrowserLost(first_line(error)) from None
         _connection(driver).client_config.timeout = int(self.timeout_s) + DRIVER_GRACE_S
-        self.tabs.append(self._open_window(driver, proxy))
+        try:
+            self.tabs.append(self._open_window(driver, proxy))
+        except BrowserLost:
+            _kill(driver.service)
+            raise
         return self.tabs[-1]
 
     def renew_tab(self, tab: BrowserTab) -> BrowserTab:
@@ -141,6 +146,8 @@ class Browser:
 
     def quit(self) -> None:
         """End the browser and delete its files. A second call does nothing."""
+        for tab in self.tabs:
+            _kill(tab.driver.service)
         self.tabs.clear()
         if self._devtools is not None:
             self._devtools.close()
@@ -155,13 +162,14 @@ class Browser:
         self.quit()
 
     def memory_bytes(self) -> int:
-        """Return the memory of the driver and all processes of the browser; pages that they share count once."""
-        total, process = 0, self.driver.service.process
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(process.pid if process else 0)
-            for member in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):  # a process that ended meanwhile
-                    total += member.memory_full_info().pss
+        """Return the memory of the drivers and all processes of the browser; pages that they share count once."""
+        total = 0
+        for driver in (self.driver, *(tab.driver for tab in self.tabs)):
+            with contextlib.suppress(psutil.Error):
+                root = psutil.Process(driver.service.process.pid if driver.service.process else 0)
+                for member in (root, *root.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):  # a process that ended meanwhile
+                        total += member.memory_full_info().pss
         return total
 
     def _tab_options(self) -> Options:
@@ -173,16 +181,10 @@ class Browser:
         assert self._devtools is not None, "a browser that has started is connected"
         return self._devtools.command(name, **parameters)
 
-
-class _RunningService(Service):
-    """A driver that runs already: sessions of one driver are independent, and a process for each would cost memory."""
-
-    def __init__(self, running: ChromiumService) -> None:
-        super().__init__(running.path, running.port)
-        self.process = None  # type: ignore[assignment]  # it is the other service's to end
-
-    def start(self) -> None:
-        """Start nothing."""
+    def _group(self) -> int:
+        process = self.driver.service.process
+        assert process is not None, "the driver of a browser has a process"
+        return int(process.pid)
 
 
 def find_programs() -> tuple[str, str]:
@@ -232,6 +234,14 @@ def _connection(driver: webdriver.Chrome) -> RemoteConnection:
 
 def _debugger_address(driver: webdriver.Chrome) -> str:
     return str(driver.capabilities["goog:chromeOptions"]["debuggerAddress"])
+
+
+def _kill(service: ChromiumService) -> None:
+    """End the driver of a tab, which may hang; the browser goes on without it."""
+    if service.process is not None:
+        service.process.kill()
+        service.process.wait()
+    service.stop()
 
 
 def _end(driver: webdriver.Chrome, watchdog: subprocess.Popen[bytes]) -> None:

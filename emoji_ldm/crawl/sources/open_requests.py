@@ -1,8 +1,8 @@
 """Requests of a page that are still to be answered, as the browser logs them: what may bring more tiles.
 
 A script in the page (`scripts/watch.js`) sees what its scripts ask for. It does not see what the browser itself loads
-for them: parts of the program (`import()`), scripts that are added, requests of workers in the page. The browser's log
-has them all, whatever they were made by.
+for them: parts of the program (`import()`) and scripts that are added. The browser's log of the page has them all. What
+web workers ask for is in logs of their own, and is not waited for.
 
 Which of them are worth waiting for? An answer that has not come for long brings news, or nothing. But a slow server of
 the page's own site may well bring the listing, so its answer is waited for until the page's deadline; a request that
