@@ -31,6 +31,7 @@ from emoji_ldm.caption.fault_isolation import AnswerOrError, format_exception, i
 from emoji_ldm.caption.planner import CaptionPlan
 from emoji_ldm.caption.validators import Caption, validate_answer
 from emoji_ldm.config import CaptionConfig, key_of
+from emoji_ldm.images.license_tag import without_license
 from emoji_ldm.schemas import CAPTION_ATTRIBUTES, CAPTIONS
 
 
@@ -204,4 +205,4 @@ def _caption_input(row: dict[str, Any]) -> CaptionInput:
     with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
         # `convert` decodes the pixels now, while the file is open. Without it Pillow would decode them later, in the
         # engine, outside of the handling of broken images.
-        return CaptionInput(image.convert("RGBA"), str(row["title"] or ""), tuple(row["tags"] or ()))
+        return CaptionInput(image.convert("RGBA"), str(row["title"] or ""), tuple(without_license(row["tags"] or ())))

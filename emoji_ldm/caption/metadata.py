@@ -119,6 +119,5 @@ def _first_match(table: Mapping[str, str], title: str) -> str:
 def _new_tag(title: str, tags: Sequence[str]) -> str:
     """The first tag that the title does not contain, in lower case; "" if it contains all."""
     lowered = title.lower()
-    # A licence, `license:NAME`, says nothing of what the image shows.
-    cleaned = (clean_title(tag).lower() for tag in tags if not tag.startswith("license:"))
+    cleaned = (clean_title(tag).lower() for tag in tags)
     return next((tag for tag in cleaned if tag.removesuffix("s") not in lowered), "")

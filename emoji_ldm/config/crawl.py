@@ -20,6 +20,8 @@ class CrawlConfig(Section):
     """Name of a shipped crawl profile or path of a YAML file: URL pattern and selectors."""
     tags: tuple[str, ...] = ("Blobs", "Panda", "Cat", "Pepe")
     """Tags whose listing pages are read, or queries of the API."""
+    license: str = ""
+    """Licence of the images of this source, such as Apache-2.0; each image that is kept gets the tag `license:NAME`."""
     files: tuple[str, ...] = ()
     """`records`: CSV, JSON, JSON Lines or text files of {link, caption}; `folder`: folders of image files."""
     max_pages: Positive = 1000

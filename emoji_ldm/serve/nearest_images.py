@@ -28,6 +28,7 @@ from emoji_ldm.generate.checkpoint_resolver import is_moving_reference, resolve_
 from emoji_ldm.images.appearance_distance import rough_differences
 from emoji_ldm.images.fingerprint import fingerprint
 from emoji_ldm.images.fingerprint_layout import has_overview, overviews
+from emoji_ldm.images.license_tag import license_of
 from emoji_ldm.schemas import IMAGES, LATENTS
 from emoji_ldm.serve.backend import Backend
 from emoji_ldm.serve.decoding_pool import POOL
@@ -42,7 +43,6 @@ MAX_RESULTS, DEFAULT_RESULTS = 20, 6
 MAX_IMAGES = 200_000  # of a training: 460 MB of fingerprints
 CHUNK = 2000  # images that are compared at once
 MAX_INDEXES = 2  # in memory
-LICENSE_TAG = "license:"  # of an image's tags, as the import of data sets writes them
 THREAD = ThreadPoolExecutor(1, "nearest")  # one comparison at a time: it takes seconds of a core for large sets
 FORM: dict[str, Any] = {
     "type": "object",
@@ -211,11 +211,10 @@ def _uri_of(catalog: ModelCatalog, model: str) -> str:
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     tags = row["tags"] or []
-    found = (tag.removeprefix(LICENSE_TAG) for tag in tags if tag.startswith(LICENSE_TAG))
     return {
         "title": row["title"] or "",
         "tags": tags,
-        "license": next(found, None),
+        "license": license_of(tags),
         "source_url": row["source_url"] or "",
         "b64_json": base64.b64encode(row["image"]["bytes"]).decode(),
     }

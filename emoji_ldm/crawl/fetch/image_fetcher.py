@@ -19,6 +19,7 @@ from emoji_ldm.crawl.fetch.inline_images import read_data_url, sprite_picture
 from emoji_ldm.crawl.fetch.local_files import read_local_file
 from emoji_ldm.crawl.politeness.request_permits import RateLimiter
 from emoji_ldm.errors import EmojiLdmError
+from emoji_ldm.images.license_tag import with_license
 from emoji_ldm.images.normalize import NormalizedImage, image_row, normalize_image
 from emoji_ldm.images.svg import is_svg
 from emoji_ldm.outcomes import Outcome, Rejected, outcome_row
@@ -200,7 +201,8 @@ class ImageFetcher:
                                      elapsed_s=time.monotonic() - began)  # fmt: skip
         reason = f"{image.source_format}, {image.width} x {image.height} px"
         outcome = _final_outcome(url, Outcome.KEPT, reason, response, elapsed_s)
-        stored = image_row(image, title=row["title"], tags=row["tags"], source_url=url, page_url=row["page_url"])
+        tags = with_license(row["tags"], self.config.license)
+        stored = image_row(image, title=row["title"], tags=tags, source_url=url, page_url=row["page_url"])
         return stored, {**outcome, "image_id": image.image_id, "fingerprint": image.fingerprint}
 
     async def _get(self, row: Row) -> FetchedBody:

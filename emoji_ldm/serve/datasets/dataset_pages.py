@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from emoji_ldm.dataset.caption_selection import SELECTION_COLUMNS, choose_captions
 from emoji_ldm.dataset.table import Table
+from emoji_ldm.images.license_tag import license_of
 from emoji_ldm.outcomes import Outcome
 from emoji_ldm.schemas import CAPTION_ATTRIBUTES, CAPTIONS
 from emoji_ldm.serve.datasets.dataset_points import DatasetPoint
@@ -33,7 +34,6 @@ from emoji_ldm.serve.small_pictures import small_png
 MAX_SCANNED = 100_000  # rows for one answer
 MAX_DUPLICATES = 20  # URLs of an image that are listed
 CURSOR = re.compile(r"([0-9]{1,9})\.([0-9]{1,12})")
-LICENSE_TAG = "license:"
 IMAGE_COLUMNS = ("image_id", "title", "tags", "width", "height", "has_alpha", "num_frames", "source_url", "page_url",
                  "source_format", "fetched_at")  # fmt: skip
 CAPTION_COLUMNS = tuple(CAPTIONS.schema.names)
@@ -156,9 +156,8 @@ def _caption(row: Row) -> Row:
 
 def _image(row: Row, captions: list[Row]) -> Row:
     tags = row["tags"] or []
-    terms = (tag.removeprefix(LICENSE_TAG) for tag in tags if tag.startswith(LICENSE_TAG))
     return {
-        "id": row["image_id"], "title": row["title"] or "", "tags": tags, "license": next(terms, None),
+        "id": row["image_id"], "title": row["title"] or "", "tags": tags, "license": license_of(tags),
         **{name: row[name] or 0 for name in ("width", "height", "num_frames")}, "has_alpha": bool(row["has_alpha"]),
         **{name: row[name] or "" for name in ("source_url", "page_url", "source_format")},
         "fetched_at": _seconds(row["fetched_at"]), "captions": captions, "revision": revision_of(captions),

@@ -85,6 +85,15 @@ def test_the_fingerprint_is_part_of_the_image_and_of_its_outcome():
         assert fetched.images[0]["fingerprint"] == fetched.outcomes[0]["fingerprint"] != b""
 
 
+def test_the_licence_of_the_source_is_a_tag_of_each_image():
+    with Site({"/x": lambda handler: answer(200, emoji())(handler)}) as site:
+        row = {"image_url": f"{site.url}/x", "tags": ["Cat"]}
+        (named,) = fetch(site, [row], license="CC-BY-4.0").images
+        (unnamed,) = fetch(site, [row]).images
+    assert named["tags"] == ["Cat", "license:CC-BY-4.0"]
+    assert unnamed["tags"] == ["Cat"]
+
+
 def test_the_same_url_twice_gives_a_row_each():
     with Site({"/x": answer(200, emoji())}) as site:
         assert len(fetch(site, [{"image_url": f"{site.url}/x"}] * 3).outcomes) == 3
