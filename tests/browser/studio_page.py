@@ -83,9 +83,10 @@ class StudioPage:
         self.click(".toast:last-child button.link")
 
     def choose(self, selector, value):
-        """Choose an option of a select; an interaction."""
+        """Choose an option of a select, once it is there; an interaction."""
         self.interactions += 1
-        self.wait(selector)
+        there = "return [...document.querySelector(values[0])?.options ?? []].some(each => each.value === values[1])"
+        self.until(lambda: self.script(there, selector, value), what=f"{value!r} in {selector}")
         self.script("const node = document.querySelector(values[0]); node.value = values[1];"
                     "node.dispatchEvent(new Event('change'))", selector, value)  # fmt: skip
 

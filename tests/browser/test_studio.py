@@ -12,6 +12,7 @@ from emoji_ldm.caption.sentence_format import write_sentence
 from emoji_ldm.generate.png_metadata import read_request
 from emoji_ldm.schemas import CAPTION_ATTRIBUTES
 from tests.browser.studio_service import resize
+from tests.browser.test_studio_path import wait_for_zip
 
 pytestmark = pytest.mark.slow
 MAX_FIRST_BYTES = 60_000  # of what the first view loads, compressed; all views together may have 300,000
@@ -267,7 +268,7 @@ def test_a_file_that_is_dropped_on_the_form_brings_its_settings(page):
 
 
 @pytest.mark.long
-def test_a_set_is_drawn_picked_rerolled_renamed_and_packed(page, studio_browser):
+def test_a_set_is_drawn_picked_rerolled_renamed_and_packed(page, downloads):
     new_set(page, [f"a {mood} cat" for mood in ("happy", "sad", "angry")])
     page.wait(".card", 3)
     page.says("Done")
@@ -290,7 +291,8 @@ def test_a_set_is_drawn_picked_rerolled_renamed_and_packed(page, studio_browser)
     assert names == ["very_happy", "sad_cat", "angry_cat"]
     page.press("Download the pack")
     page.says("The pack for Discord", 60)
-    assert studio_browser.execute_script("return location.hash") == "#pack"
+    assert page.script("return location.hash") == "#pack"
+    assert set(wait_for_zip(downloads)[1].namelist()) >= {f"emoji/{each}.png" for each in names}
 
 
 @pytest.mark.long
@@ -328,13 +330,14 @@ def test_a_matrix_is_every_subject_in_every_expression_and_colour(page):
 
 @pytest.mark.long
 def test_a_deleted_set_comes_back_on_undo(page, service):
-    new_set(page, ["a lonely cat"], "To be deleted")
+    name = f"To be deleted at {page.width} px"
+    new_set(page, ["a lonely cat"], name)
     page.wait(".card")
     page.press("Delete")
     page.wait(".head a[href='#sets/new']")
-    page.until(lambda: "To be deleted" not in page.text("main"))
+    page.until(lambda: name not in page.text("main"))
     page.undo()
-    page.until(lambda: "To be deleted" in page.text("main"))
+    page.until(lambda: name in page.text("main"))
 
 
 def test_a_table_over_prompts_and_models(page, service):

@@ -96,18 +96,28 @@ export function blobOf(base64, type = 'image/png') {
   return new Blob([Uint8Array.from(atob(base64), (each) => each.charCodeAt(0))], { type });
 }
 
+const MODELS_MS = 10_000; // for which a list of models is used again: others may add and remove some
+const LISTED_MS = 8_000; // in which every replica of the service knows of a change, and some
 let models = null;
+let modelsAt = 0;
 
-/** The models of the service, the default one first; asked once. */
+/** The models of the service, the default one first. */
 export function getModels() {
+  if (performance.now() - modelsAt > MODELS_MS) models = null;
+  if (!models) modelsAt = performance.now();
   models ??= getJson('v1/models').then((answer) => answer.data);
   models.catch(() => { models = null; });
   return models;
 }
 
-/** Ask for the models again when they are wanted next: one was added or removed. */
-export function forgetModels() {
-  models = null;
+/** Wait until the service lists a model that was just added, or no longer lists one: it looks every few seconds. */
+export async function modelsChanged(name, isListed) {
+  const until = performance.now() + LISTED_MS;
+  do {
+    models = null;
+    if ((await getModels().catch(() => [])).some(({ id }) => id === name) === isListed) return;
+    await sleep(400);
+  } while (performance.now() < until);
 }
 
 function tell(name, detail) {

@@ -1,6 +1,6 @@
 // One training: how far it is, its curves, figures, film, warnings, and checkpoints that one button puts into service.
 
-import { forgetModels, getJson, request } from '../api.js';
+import { getJson, modelsChanged, request } from '../api.js';
 import { button, fill, h, select } from '../dom.js';
 import { loading, notice, noticeError } from '../feedback.js';
 import { duration, t } from '../i18n.js';
@@ -110,7 +110,6 @@ function drawCheckpoints(node, { run, section, checkpoints }, changed) {
     currentTarget.disabled = true;
     try {
       await work();
-      forgetModels();
       changed();
     } catch (error) {
       noticeError(error);
@@ -124,10 +123,12 @@ async function promote(run, { id, step }) {
   const end = `-${step}`;
   const name = run.slice(0, MAX_NAME - end.length) + end;
   await request(`v1/registry/${encodeURIComponent(name)}`, { method: 'PUT', body: { checkpoint: id } });
+  await modelsChanged(name, true);
   notice(t('training.promoted', { name }));
 }
 
 async function withdraw(name) {
   await request(`v1/registry/${encodeURIComponent(name)}`, { method: 'DELETE' });
+  await modelsChanged(name, false);
   notice(t('training.withdrawn', { name }));
 }
