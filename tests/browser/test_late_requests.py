@@ -128,6 +128,27 @@ def test_a_request_that_no_page_gets_an_answer_to_costs_its_first_page_alone(rea
     assert empty.outcome == "empty", empty.reason
 
 
+def test_late_news_cost_two_pages_and_no_page_without_tiles_misses_them(reader, site):
+    """A long poll: its answer comes late on every page, and changes no tile on those that have some."""
+    news_s = PAGE_TIMEOUT_S - 2
+    site.routes["/poll"] = lambda handler: (time.sleep(news_s), answer(200, tiles_of(NAMES).encode())(handler))
+    script = "fetch('/poll?' + Math.random()).then((a) => a.text())"
+    site.routes |= {
+        f"/polls-{n}": html(f"<main>{tiles_of(MORE_NAMES)}</main><script>{script}</script>") for n in (1, 2, 3)
+    }
+    site.routes["/only-polls"] = html(f"<main></main><script>{script}.then({SHOW})</script>")
+    taken_s = []
+    for number in (1, 2, 3):
+        reader.repeats.first_page_by_image.clear()
+        page, titles = read(reader, site, f"polls-{number}")
+        assert titles == list(MORE_NAMES), page.reason
+        taken_s.append(page.elapsed_s)
+    assert min(taken_s[:2]) >= news_s > taken_s[2]
+    reader.repeats.first_page_by_image.clear()
+    page, titles = read(reader, site, "only-polls")
+    assert titles == list(NAMES), page.reason
+
+
 def test_a_page_without_tiles_and_without_an_answer_fails_and_names_the_request(reader, site):
     released = threading.Event()
     site.routes["/stuck"] = lambda handler: released.wait(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -50,6 +51,7 @@ class BrowserListingReader:
         )
         self._repeats_lock, self._sitemap_lock = threading.Lock(), threading.Lock()
         self._unanswered = set[str]()  # paths that no page waits for any more
+        self._fruitless = Counter[str]()  # {path: pages that waited for its answer in vain}
 
     def prepare(self, num_blocks: int) -> int:
         """See `PageReader.prepare`."""
@@ -137,7 +139,9 @@ class BrowserListingReader:
             permits.append(self.runner.run(self.rate_limiter.acquire(url)))
 
         known = self.repeats.known_listings.get(tag)
-        request = PageRequest(url, self.profile, known, self.config.max_pages, next_permit, self._unanswered)
+        request = PageRequest(
+            url, self.profile, known, self.config.max_pages, next_permit, self._unanswered, self._fruitless
+        )
         status: int | None = None
         pause_s = 0.0
         try:

@@ -9,6 +9,7 @@ the page's own site are waited for until its deadline (`open_requests`). A page 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ HELD_S = 10.0  # the same while the frame after a step has not been drawn, as on
 PAGE_QUIET_S = 1.0  # without a change, after which a complete page without tiles counts as empty
 LEFT_S = 1.5  # after its answer, in which a page takes the place of the one before; a download never does
 MAX_DOCUMENTS = 12  # of one page: more are a circle of redirects
+NUM_FRUITLESS = 2  # pages that wait for a late answer in vain before others do without it
 ERROR_PAGE = "chrome-error:"
 WORDS = {"pager": NEXT_WORDS, "address": PAGE_ADDRESS, "more": MORE_WORDS, "next": NEXT_WORDS, "other": OTHER_WORDS}
 
@@ -42,7 +44,9 @@ class PageRequest:
     known: KnownListing | None = None  # the listing as earlier pages of the tag show it
     max_steps: int = 1000  # of scrolling or pressing
     between_steps: Callable[[], None] = lambda: None  # waits until the site may be asked for more
-    unanswered: set[str] = field(default_factory=set)  # paths that no page waits for; grows, and is shared by pages
+    # Both grow, and are shared by pages.
+    unanswered: set[str] = field(default_factory=set)  # paths that no page waits for
+    fruitless: Counter[str] = field(default_factory=Counter)  # {path: pages that waited for its answer in vain}
 
 
 class OpenPage:
@@ -59,6 +63,7 @@ class OpenPage:
         self.known, self.url = request.known, request.url
         self.changed_at, self.collected_at = time.monotonic(), 0.0
         self.grown_at, self.gap_s = 0.0, 0.0  # when there were more tiles than before, and how long after the last time
+        self.held_by = set[str]()  # paths of requests that alone keep the tiles from being complete
         self.tiles: dict[str, TileElement] = {}  # {image URL: tile}, of all steps
         self.quiet_s = TILES_QUIET_S  # may be set longer
 
@@ -81,7 +86,7 @@ class OpenPage:
 
     def settle(self, deadline: float) -> bool:
         """Wait until the tiles are complete; False if the deadline came first."""
-        answered_at, self.grown_at, self.gap_s = None, 0.0, 0.0
+        answered_at, self.grown_at, self.gap_s, self.held_by = None, 0.0, 0.0, set()
         while time.monotonic() < deadline:
             state = self.tab.run_script("state.js", deadline=deadline)
             if state is None:  # the document is just being replaced
@@ -90,6 +95,8 @@ class OpenPage:
             if state["is_left"]:
                 answered_at = self._check_answer(answered_at)
             elif self._look(state) and self._is_ready(state):
+                # Their answers came late and changed nothing: news, which will change nothing on the next page.
+                self.request.fruitless.update(self.held_by)
                 return True
             time.sleep(POLL_INTERVAL_S)
         if self.extracted is None:
@@ -141,6 +148,7 @@ class OpenPage:
         self.extracted, now = extracted, time.monotonic()
         if [tile.image_url for tile in extracted.tiles] != before:
             self.changed_at = now
+            self.held_by.clear()
         if len(extracted.elements) > len(before):
             self.grown_at, self.gap_s = now, now - self.grown_at if self.grown_at else 0.0
 
@@ -156,7 +164,11 @@ class OpenPage:
         if quiet_s < least_s or (state["is_held"] and quiet_s < HELD_S):
             return False
         is_busy = self._rested_s() < self.quiet_s or state["is_busy"]
-        return not self._awaited() and (not is_busy or quiet_s >= TILES_BUSY_S)
+        if is_busy and quiet_s < TILES_BUSY_S:
+            return False
+        awaited = self._awaited()
+        self.held_by.update(awaited)
+        return not awaited
 
     def _rested_s(self, *, streams: bool = False) -> float:
         """Return for how long no request has been open; the log is not free, so only a page that may be ready asks."""
@@ -164,7 +176,9 @@ class OpenPage:
         return 0.0 if self._awaited() else self.tab.requests.rested_s(streams=streams)
 
     def _awaited(self) -> list[str]:
-        return self.tab.requests.awaited(self.url, self.request.unanswered)
+        has_tiles = self.extracted is not None and self.extracted.elements
+        fruitless = {path for path, pages in self.request.fruitless.items() if pages >= NUM_FRUITLESS}
+        return self.tab.requests.awaited(self.url, self.request.unanswered | (fruitless if has_tiles else set()))
 
     def merge(self) -> None:
         """Add the tiles of the last look to all tiles."""

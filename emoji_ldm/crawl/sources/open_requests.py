@@ -5,8 +5,9 @@ for them: parts of the program (`import()`) and scripts that are added. The brow
 web workers ask for is in logs of their own, and is not waited for.
 
 Which of them are worth waiting for? An answer that has not come for long brings news, or nothing. But a slow server of
-the page's own site may well bring the listing, so its answer is waited for until the page's deadline; a request that
-was still open then is called `unanswered`, and other pages do not wait for its like again.
+the page's own site may well bring the listing, so its answer is waited for until the page's deadline. A request that
+was still open then is called `unanswered`, and other pages do not wait for its like again. One whose answer came late
+and changed no tile is called `fruitless`: after two such pages, others do not wait for its like once they show tiles.
 """
 
 from __future__ import annotations
