@@ -88,6 +88,8 @@ def test_a_prompt_becomes_pictures_on_every_ground_that_state_how_they_were_made
         [cell.className, cell.querySelector('img').getBoundingClientRect().width]);""")
     assert {ground for ground, _ in sizes} == {"ground light", "ground dark", "ground checker"}
     assert sorted(width for _, width in sizes) == sorted([16, 32, 64, 128] * 3)
+    assert not page.script("const body = document.querySelector('.dialog-body');"
+                           "return body.scrollWidth > body.clientWidth")  # fmt: skip
 
 
 def test_previews_come_while_it_samples_and_cancel_stops(page, service):
