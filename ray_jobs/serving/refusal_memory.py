@@ -22,7 +22,7 @@ LONGEST_MEMORY_S = 30.0
 
 
 class RefusalMemory:
-    """The images that one tenant has in flight at one model; not thread-safe."""
+    """The images of one size that one tenant has in flight at one model; not thread-safe."""
 
     def __init__(self) -> None:
         """Start without any refusal."""

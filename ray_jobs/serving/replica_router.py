@@ -52,7 +52,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # A replica that does not report its limits within this time delays nobody: the known limits are used.
 LIMITS_TIMEOUT_S = 2.0
 CATALOG_S = 2.0  # between looks at the registered models
-MAX_MEMORIES = 256  # of refusals by tenant, before idle ones are forgotten
+MAX_MEMORIES = 256  # of refusals, before idle ones are forgotten
 
 
 class _CallDropped(Exception):
@@ -87,7 +87,7 @@ class ReplicaRouter:
         self._entries: Entries = {}
         self._catalog_read_at = -math.inf
         self._limits, self._metrics = dict(limits), ClientMetrics()
-        self._memories: dict[tuple[str, str], RefusalMemory] = {}  # by model and tenant
+        self._memories: dict[tuple[str, str, int, int], RefusalMemory] = {}  # by model, tenant, width and height
         self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
         self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
@@ -147,8 +147,9 @@ class ReplicaRouter:
             raise
 
     def _memory_of(self, task: ImageTask) -> RefusalMemory:
-        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others.
-        key = task.model, task.tenant
+        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others. And by size:
+        # where a large image would be late, a small one, which shares no forward pass with it, may be in time.
+        key = task.model, task.tenant, task.request.width_px, task.request.height_px
         if key not in self._memories and len(self._memories) >= MAX_MEMORIES:
             self._memories = {each: memory for each, memory in self._memories.items() if not memory.is_idle}
         return self._memories.setdefault(key, RefusalMemory())

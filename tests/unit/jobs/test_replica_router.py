@@ -246,12 +246,16 @@ def test_in_a_burst_most_refusals_cost_no_remote_call():
         await asyncio.sleep(0.01)
         refused = [call for call in calls if call.done()]
         assert len(refused) == 192 and {call.exception().retry_after_s for call in refused} == {3.0}
-        other = asyncio.create_task(router.generate(replace(task(), tenant="other")))
-        await asyncio.sleep(0.01)
-        assert replica.tasks[-1].tenant == "other", "another tenant is not refused unasked"
-        for call in [*calls, other]:
+        small = replace(task().request, width_px=16, height_px=16)
+        others = []
+        for each in (replace(task(), tenant="other"), replace(task(), request=small)):
+            others.append(asyncio.create_task(router.generate(each)))
+            await asyncio.sleep(0.01)
+            assert replica.tasks[-1].tenant == each.tenant, "another tenant is not refused unasked"
+            assert replica.tasks[-1].request == each.request, "another size neither"
+        for call in [*calls, *others]:
             call.cancel()
-        await asyncio.gather(*calls, other, return_exceptions=True)
+        await asyncio.gather(*calls, *others, return_exceptions=True)
         return len(replica.tasks)
 
     assert asyncio.run(burst()) < 40

@@ -113,7 +113,9 @@ def test_running_images_keep_their_slots_until_they_are_done():
 def test_bulk_images_fill_free_slots_as_long_as_that_slows_a_tick_little():
     bucket = bucket_with(interactive=2, bulk=8, max_batch=8)
     assert sum(pending.bulk for pending in bucket.next_batch(False)) == 6  # all ticks take equally long
-    bucket.shape_profile.profile = LatencyProfile({4: 4.0, 16: 16.0})
+    bucket.shape_profile.profile = LatencyProfile({4: 4.0, 16: 16.0})  # two guided images are four rows
+    assert sum(pending.bulk for pending in bucket.next_batch(False)) == 1  # 6 s in place of 4; another would make it 8
+    bucket.shape_profile.profile = LatencyProfile({4: 4.0, 16: 28.0})
     assert sum(pending.bulk for pending in bucket.next_batch(False)) == 0
 
 
