@@ -55,7 +55,7 @@ def run(config: Config) -> None:
     # The port can be probed only where it will be opened. On a joined cluster that is the head node, not this machine.
     is_local = not (config.ray.address or os.environ.get("RAY_ADDRESS"))
     port = free_port(settings.host, settings.port) if is_local else settings.port
-    with ray_runtime.environment_defaults(tracing.ray_serve_variables()):
+    with ray_runtime.environment_defaults(ray_runtime.SERVICE_SETTINGS | tracing.ray_serve_variables()):
         ray_runtime.connect(config.ray)
     config = _with_default_replicas(config, is_local=is_local)
     _require(config)

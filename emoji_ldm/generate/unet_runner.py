@@ -22,6 +22,8 @@ Its pixels then differ between CPUs, so the deterministic mode keeps float32.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,6 +38,7 @@ from emoji_ldm.model.architectures.unet_architecture import UNetArchitecture
 # guidance scale (n,).
 UNetInputs = tuple[Tensor, ...]
 Forward = Callable[[UNetInputs], Tensor]
+DRAWING_NICENESS = 15  # of threads that draw on a CPU for a service; Ray's own choice for its workers
 
 
 class UNetRunner:
@@ -176,6 +179,21 @@ def apply_num_threads() -> None:
     threads decides the order of sums, so a thread must not compute anything before they are set.
     """
     torch.set_num_threads(torch.get_num_threads())
+
+
+def begin_drawing(device: torch.device) -> None:
+    """Prepare the calling thread of a service for drawing: its number of threads, and on a CPU its priority.
+
+    Threads that draw on a CPU take all cores, and a request that is only answered would wait for a slice of time at
+    each of its steps. So they let other threads go before, as do the threads that they start. A thread that draws on a
+    GPU mostly waits, and has to launch the next kernels without delay.
+    """
+    apply_num_threads()
+    # Linux alone counts priorities by thread; elsewhere the call would lower that of the whole process.
+    if device.type == "cpu" and sys.platform == "linux":
+        thread = threading.get_native_id()
+        # Never raised: that needs a privilege.
+        os.setpriority(os.PRIO_PROCESS, thread, max(DRAWING_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def use_deterministic_kernels() -> None:

@@ -52,6 +52,10 @@ LOCAL_SETTINGS = {
     "REPORTER_UPDATE_INTERVAL_MS": "10000",  # metrics of the node; by default Ray's agent reads them every 2.5 s
 }
 
+# For a service. Ray lowers the priority of its workers so that they leave a person's machine usable; those that answer
+# requests are to go before those that draw, which lower their own (`unet_runner.begin_drawing`).
+SERVICE_SETTINGS = {"RAY_worker_niceness": "0"}
+
 _started_here = False  # whether the Ray of this process is a local one that `connect` started
 
 

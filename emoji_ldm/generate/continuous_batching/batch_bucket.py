@@ -22,8 +22,8 @@ from emoji_ldm.generate.denoising_engine import DenoisingRow
 from emoji_ldm.generate.request import GenerationRequest, LatentShape
 from emoji_ldm.generate.warmup import LoadedModel, ShapeProfile
 
-# Bulk rows that fill free slots may make a tick of interactive rows this much longer. On a CPU, where a tick takes nearly
-# in proportion to its rows, 1.3 left a bulk job a seventh less throughput, for waits that were a tenth shorter.
+# Bulk rows that fill free slots may make a tick of interactive rows this much longer. On a CPU, where a tick takes
+# about as long as its rows one after the other, 1.3 cost a seventh of the throughput, for waits a tenth shorter.
 MAX_BULK_SLOWDOWN = 1.6
 MAX_ABSENT_TENANTS = 64  # whose counters are kept without a look whether they still matter
 PreviewCallback = Callable[[int, bytes], None]  # (number of the preview, PNG)

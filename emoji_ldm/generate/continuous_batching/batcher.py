@@ -6,9 +6,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 from emoji_ldm.errors import ConfigError
 from emoji_ldm.generate.checkpoint_resolver import ModelLimits
@@ -20,7 +22,10 @@ from emoji_ldm.generate.continuous_batching.image_timeline import ImageTimeline
 from emoji_ldm.generate.continuous_batching.worker_threads import ImageEncoder, WorkerThreads
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.generate.unet_runner import begin_drawing
 from emoji_ldm.generate.warmup import LoadedModel, warm_up, warm_up_with_adapters
+
+ResultT = TypeVar("ResultT")
 
 FINAL_STATES = ("drawn", "cancelled", "expired", "failed")  # also names of exported metrics
 
@@ -68,12 +73,14 @@ class ContinuousBatcher:
             ModelError: An adapter is missing, or is for another network.
         """
         self.batch_size, self.deterministic, self.max_queued = batch_size, deterministic, max_queued
-        self._models = warm_up_with_adapters(model, loras or {}, batch_size, deterministic=deterministic)
+        self._device = model.device
+        self._models = self._drawing(warm_up_with_adapters, model, loras or {}, batch_size, deterministic=deterministic)
         self._variants: Mapping[str, LoadedModel] = {}  # replaced as a whole, so readers need no lock
         self._swapping = threading.Lock()  # of writers of the two mappings
         self._state = BatcherState(batch_size)
         # In deterministic mode prompts are encoded one by one, so taking several images at once would gain nothing.
-        self._workers = WorkerThreads(self._state, encode_image, max_prompts=1 if deterministic else batch_size)
+        self._workers = WorkerThreads(self._state, encode_image, max_prompts=1 if deterministic else batch_size,
+                                      device=self._device)  # fmt: skip
 
     def submit(  # noqa: PLR0913 - each is a property of the request
         self, request: GenerationRequest, *, tenant: str = "", bulk: bool = False, timeout_s: float = math.inf,
@@ -128,9 +135,10 @@ class ContinuousBatcher:
         """
         # The new models are complete before the one assignment that puts them into use, so readers of `_models` need no
         # lock. Meanwhile the old weights go on serving.
-        models = warm_up_with_adapters(
-            model, loras or {}, self.batch_size, deterministic=self.deterministic, like=self._models[""]
-        )
+        models = self._drawing(
+            warm_up_with_adapters, model, loras or {}, self.batch_size, deterministic=self.deterministic,
+            like=self._models[""],
+        )  # fmt: skip
         with self._swapping:
             # Variants may be mixes with the old weights.
             self._models, self._variants = models, {}
@@ -155,7 +163,7 @@ class ContinuousBatcher:
         Returns:
             False if another model than `base` is in use meanwhile; nothing was added then.
         """
-        loaded = warm_up(model, self.batch_size, deterministic=self.deterministic, like=self._models[""])
+        loaded = self._drawing(warm_up, model, self.batch_size, deterministic=self.deterministic, like=self._models[""])
         with self._swapping:
             if base is not None and base is not self.model:
                 return False
@@ -205,6 +213,11 @@ class ContinuousBatcher:
         # Whatever is left is failed, then the threads end.
         state.stop()
         self._workers.join()
+
+    def _drawing(self, warm_up: Callable[..., ResultT], *arguments: Any, **options: Any) -> ResultT:
+        """Warm up in a thread like those that draw: the threads that an engine starts have its priority."""
+        with ThreadPoolExecutor(1, "warm-up", initializer=begin_drawing, initargs=(self._device,)) as pool:
+            return pool.submit(warm_up, *arguments, **options).result()
 
     def _refuse_without_memory(self, bucket: BatchBucket) -> None:
         if time.monotonic() < bucket.shape_profile.refused_until:

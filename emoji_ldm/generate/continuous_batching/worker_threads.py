@@ -24,7 +24,7 @@ from emoji_ldm.generate.continuous_batching.batcher_state import BatcherState, D
 from emoji_ldm.generate.encode_decode import EncoderDecoder, RgbaImage
 from emoji_ldm.generate.pipeline_loader import LatentDiffusionModel
 from emoji_ldm.generate.request import GenerationRequest
-from emoji_ldm.generate.unet_runner import apply_num_threads
+from emoji_ldm.generate.unet_runner import begin_drawing
 
 ImageEncoder = Callable[[RgbaImage, GenerationRequest, LatentDiffusionModel], bytes]
 ENCODE_TIME_SMOOTHING = 0.1  # weight of a new measurement
@@ -36,15 +36,19 @@ JOIN_TIMEOUT_S = 10.0  # time that a thread has to end its current work
 class WorkerThreads:
     """Runs the stages of a batcher until its state is stopped."""
 
-    def __init__(self, state: BatcherState, encode_image: ImageEncoder, *, max_prompts: int) -> None:
+    def __init__(
+        self, state: BatcherState, encode_image: ImageEncoder, *, max_prompts: int, device: torch.device
+    ) -> None:
         """Start the threads.
 
         Args:
             state: The shared state.
             encode_image: Makes the PNG file of an image or preview; runs in the decode thread.
             max_prompts: The largest number of images whose prompts are encoded as one batch.
+            device: Where the model draws.
         """
         self.state, self._encode_image, self._max_prompts = state, encode_image, max_prompts
+        self._device = device
         stages = {"encode": self._encode, "step": self._step, "decode": self._decode_and_encode}
         # Daemon threads: a thread that hangs inside a kernel must not keep the process from ending.
         self._threads = [threading.Thread(target=self._run, args=(stage,), name=name, daemon=True)
@@ -59,7 +63,7 @@ class WorkerThreads:
 
     def _run(self, stage: Callable[[], None]) -> None:
         # Deterministic pixels depend on this call, and it has to come before the first computation of the thread.
-        apply_num_threads()
+        begin_drawing(self._device)
         try:
             # Each stage does one unit of work per call, so the flag is seen soon after it is set.
             while not self.state.stopped:

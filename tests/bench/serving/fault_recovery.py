@@ -55,7 +55,8 @@ class Service:
                   "timeout_s": TIMEOUT_S, **fields}  # fmt: skip
         config = build({"run": "bench", "store": str(self.folder / "store"), "serve": values,
                         "ray": {"num_cpus": 8}}, where="bench")  # fmt: skip
-        ray_runtime.connect(config.ray)
+        with ray_runtime.environment_defaults(ray_runtime.SERVICE_SETTINGS):
+            ray_runtime.connect(config.ray)
         job.start(application(config, checked_models(config)), "127.0.0.1", self.port)
 
     def ask(self, bodies: Sequence[Body], per_s: float, most: int = 500) -> list[TimedAnswer]:

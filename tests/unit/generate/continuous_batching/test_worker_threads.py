@@ -1,11 +1,17 @@
 """The worker threads: errors fail what they concern and nothing else."""
 
+import os
+import sys
+import threading
+
+import psutil
 import pytest
 import torch
 
 from emoji_ldm.errors import ConfigError, ModelError
 from emoji_ldm.generate.continuous_batching.batcher_state import BatcherClosed
 from emoji_ldm.generate.request import GenerationRequest
+from emoji_ldm.generate.unet_runner import DRAWING_NICENESS
 from tests.generation_requests import mixed_requests
 
 WAIT_S = 60
@@ -113,3 +119,14 @@ def test_previews_come_in_order_before_the_image(shared_batcher, images_alone):
     assert pending.future.result(WAIT_S) == images_alone[request]
     assert [index for index, _ in seen] == list(range(len(seen))) and seen
     assert all(png != images_alone[request] for _, png in seen)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_threads_that_draw_on_a_cpu_let_the_others_go_before(make_batcher):
+    before = {thread.id for thread in psutil.Process().threads()}
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    make_batcher().submit(REQUEST).future.result(WAIT_S)
+    added = {thread.id for thread in psutil.Process().threads()} - before
+    assert len(added) >= 3, "encode, step and decode"
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in added} == {max(own, DRAWING_NICENESS)}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
