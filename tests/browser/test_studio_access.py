@@ -7,7 +7,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.browser.studio_page import StudioPage
 from tests.browser.studio_service import resize
-from tests.browser.test_studio import draw, moved_too_far, new_set, wait_drawn
+from tests.browser.studio_steps import draw, moved_too_far, new_set, wait_drawn
 
 pytestmark = pytest.mark.slow
 # axe-core of Deque Systems, MPL 2.0 (axe/LICENSE), from the package `axe-core` of npm.

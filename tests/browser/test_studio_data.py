@@ -10,7 +10,7 @@ from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.model_catalog import ModelCatalog
 from tests.browser.studio_page import StudioPage
 from tests.browser.studio_service import Studio, resize, studio
-from tests.browser.test_studio import draw, wait_drawn
+from tests.browser.studio_steps import draw, wait_drawn
 from tests.stored_dataset import NUM_IMAGES, RUN, config_of, fill_dataset, grid_png, log_line, write_log
 
 pytestmark = pytest.mark.slow

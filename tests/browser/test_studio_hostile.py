@@ -10,7 +10,7 @@ from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.backend import Overloaded
 from tests.browser.studio_page import StudioPage
 from tests.browser.studio_service import Studio, studio
-from tests.browser.test_studio import draw, new_set, wait_drawn
+from tests.browser.studio_steps import draw, new_set, wait_drawn
 
 pytestmark = pytest.mark.slow
 ATTACKS = (

@@ -25,7 +25,7 @@ from emoji_ldm.schemas import IMAGES, LATENTS
 from emoji_ldm.store import Store
 from tests.browser.studio_page import StudioPage
 from tests.browser.studio_service import resize
-from tests.browser.test_studio import draw
+from tests.browser.studio_steps import draw
 from tests.browser.test_studio_data import human_captions
 from tests.browser.test_studio_path import MAX_INTERACTIONS, MAX_MINUTES, NUM_EMOJI, make_discord_pack, wait_for_zip
 from tests.deployed_service import URL, tiny_config, wait_for
