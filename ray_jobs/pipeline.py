@@ -1,6 +1,6 @@
-"""One stage, several stages or the demo: check the store, run, measure, print a summary and the next command.
+"""One stage or several: check the store, run, measure, print a summary and the next command.
 
-`emoji-ldm STAGE`, `emoji-ldm pipeline` and `emoji-ldm demo` all end here. A stage's word is the name of the module
+`emoji-ldm STAGE`, `emoji-ldm pipeline` and `emoji-ldm demo` all come here. A stage's word is the name of the module
 that runs it: `ray_jobs.crawl`, `ray_jobs.caption` and so on.
 """
 
@@ -9,18 +9,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import shlex
-import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from emoji_ldm.config import Config
-from emoji_ldm.errors import ConfigError, CrawlError, EmojiLdmError
+from emoji_ldm.errors import ConfigError, EmojiLdmError
 from emoji_ldm.progress import print_status, print_summary
 from emoji_ldm.store import Store
+from ray_jobs.cli.command import split_words
 from ray_jobs.execution.resource_usage import measure_stage
 
 # The autoencoder stands before the latents that it encodes, and after captions only for people's convenience: it needs
@@ -34,8 +31,6 @@ NEXT_COMMANDS = {
     "train": "generate 'a happy blob'",
     "generate": "report",
 }
-# Where the demo remembers the port of its gallery, see `run_demo`.
-PORT_FILE = "gallery-port"
 
 
 def run(config: Config, words: Sequence[str] = ()) -> None:
@@ -110,35 +105,6 @@ def run_stage(stage: str, config: Config) -> None:
     print_summary(stage, values, _next_command(stage))
 
 
-def run_demo(config: Config) -> None:
-    """Serve the gallery on loopback and run every stage against it; a second run finds everything done.
-
-    Raises:
-        CrawlError: There is no Chromium or ChromeDriver.
-        EmojiLdmError: As `run`.
-    """
-    from emoji_ldm.demo.gallery import Gallery
-    from emoji_ldm.demo.sample_images import TAGS
-
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        raise CrawlError("the demo needs Chromium and its driver: apt-get install chromium chromium-driver")
-    began = time.monotonic()
-    store = Store(config.store, config.branch)
-    store.check_writable()
-    # The port is part of every URL: with another one in the next run, everything would be crawled again.
-    port = int(store.read("runs", config.run, PORT_FILE)) if store.exists("runs", config.run, PORT_FILE) else 0
-    with Gallery(port=port, cache_dir=Path("runs", config.run, "gallery")) as site:
-        store.write(str(urlsplit(site.url).port).encode(), "runs", config.run, PORT_FILE)
-        # Validated again and not only copied: `model_copy` would skip the checks of the fields that change here.
-        values = config.model_dump()
-        values["crawl"] |= {"site": site.url, "tags": TAGS}
-        demo = Config.model_validate(values)
-        run_stages(STAGE_ORDER, demo)
-    # Imported by name: it runs stages itself, so an import would be a circle.
-    importlib.import_module("ray_jobs.starter_demo").compare_with_starter(demo)
-    print_status(f"demo done in {time.monotonic() - began:.0f} s; open {Path('runs', config.run, 'report.html')}")
-
-
 def _next_command(stage: str) -> str:
     """Return the command that continues from here, with the user's configuration; empty within demo and pipeline."""
     # Within demo and pipeline the next stage starts by itself, so a command to type would mislead.
@@ -153,9 +119,6 @@ def _next_command(stage: str) -> str:
     # What was set for other stages is repeated: training needs `latents.vae=...` of the latents as they do. Settings of
     # the stage that has ended have had their effect, except for those of the latents, which name their models.
     spent = f"{stage}." if stage != "latents" else "-"
-    # Imported here, as the command line imports this module.
-    from ray_jobs.cli.command import split_words
-
     overrides = [word for word in split_words(words)[1] if not word.startswith(spent)]
     return " ".join(["emoji-ldm", NEXT_COMMANDS[stage], *options, *map(shlex.quote, overrides)])
 

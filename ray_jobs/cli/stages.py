@@ -56,9 +56,9 @@ def _pipeline_stages(config: "Config", words: list[str]) -> "Config":
 @stage("demo", examples=["emoji-ldm demo"])
 def demo(config: "Config", words: list[str]) -> None:
     """Run every stage on a small local emoji site, then write the report."""
-    from ray_jobs.pipeline import run_demo
+    from ray_jobs.demo import run
 
-    run_demo(config)
+    run(config)
 
 
 @stage(

@@ -36,8 +36,10 @@ def tree_of(path):
 
 
 def imported(path):
-    """Names of all imports, those in functions and for type checking included; modules and what is taken from them."""
+    """Names of all imports, those in functions, for type checking and by name included; and what is taken from them."""
     for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
