@@ -95,6 +95,23 @@ def test_more_callers_than_tabs_wait_for_each_other(opened, site):
     assert opened.pool.num_tabs == 1
 
 
+def test_pages_that_wait_for_a_tab_take_no_permit_from_the_page_in_it(site, tmp_path):
+    """The page in the tab scrolls, and asks its host for a permit at each step; the host allows one at a time."""
+    (tmp_path / "own.yaml").write_text('url: "{site}/list/{tag}"\nmore: scroll\n')
+    values = {"site": site.url, "profile": str(tmp_path / "own.yaml"), "host_concurrency": 1}
+    config = build({"crawl": values}, where="test").crawl
+    reader = source_factory.open_reader(config, LocalRateLimiter(config))
+    site.routes |= {f"/list/{tag}": page_of(tag) for tag in "abc"}
+    threads = ThreadPoolExecutor(3)
+    try:
+        loads = [threads.submit(reader.load, f"{site.url}/list/{tag}", tag) for tag in "abc"]
+        assert [len(load.result(timeout=90).extracted.tiles) for load in loads] == [NUM_TILES] * 3
+        assert reader.pool.num_tabs == 1
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        reader.close()
+
+
 @pytest.mark.parametrize("opened", [15], indirect=True)
 def test_a_page_that_blocks_its_tab_costs_no_other_page_and_no_browser(opened, site):
     site.routes |= {f"/list/{tag}": page_of(tag) for tag in "abcdef"}

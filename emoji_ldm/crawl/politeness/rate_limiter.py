@@ -72,15 +72,18 @@ class LocalRateLimiter:
             self._apply_rules(self._origin(origin), rules)
             self._origin(origin).host.finish_request(now, now)
 
-    async def acquire(self, url: str, holder: str = "") -> RequestPermit:
-        """See `RateLimiter.acquire`. Permits of a holder whose lease expires are taken back."""
+    async def check(self, url: str) -> None:
+        """See `RateLimiter.check`."""
         parsed = parse_url(url)
         self.robots_fetcher.guard.check(parsed)
-        origin = origin_of(parsed)
+        (await self.rules(origin_of(parsed))).check(url)
+
+    async def acquire(self, url: str, holder: str = "") -> RequestPermit:
+        """See `RateLimiter.acquire`. Permits of a holder whose lease expires are taken back."""
         self._record_heartbeat(holder)
         # The rules first: a forbidden URL must not wait for a slot.
-        (await self.rules(origin)).check(url)
-        return await self._wait_for_slot(origin, holder)
+        await self.check(url)
+        return await self._wait_for_slot(origin_of(parse_url(url)), holder)
 
     async def release(self, permit: RequestPermit, *, status: int | None = None, retry_after_s: float = 0.0) -> None:
         """See `RateLimiter.release`."""

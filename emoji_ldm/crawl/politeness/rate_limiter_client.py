@@ -111,8 +111,12 @@ class RateLimiterClient:
         self._synced_at = 0.0
         self._ended: CrawlError | None = None
 
-    async def acquire(self, url: str) -> RequestPermit:
-        """See `RateLimiter.acquire`."""
+    async def check(self, url: str) -> None:
+        """See `RateLimiter.check`."""
+        await self._allowed(url)
+
+    async def _allowed(self, url: str) -> tuple[str, _OriginState]:
+        """The origin of a URL and its state; raises Rejected if the URL may not be requested at all."""
         parsed = parse_url(url)
         self.guard.check(parsed)
         self._start()
@@ -120,6 +124,11 @@ class RateLimiterClient:
         origin = await self._origin(name)
         # Rules are cached here for their lifetime, so that forbidden URLs cost no call at all.
         origin.rules.check(url)
+        return name, origin
+
+    async def acquire(self, url: str) -> RequestPermit:
+        """See `RateLimiter.acquire`."""
+        name, origin = await self._allowed(url)
         if not origin.rules.is_spaced:
             origin.check_pause()
             await self._wait_for_slot(origin)

@@ -23,6 +23,10 @@ class RequestPermit:
 class RateLimiter(Protocol):
     """What a worker asks before each request, whichever other workers there are."""
 
+    async def check(self, url: str) -> None:
+        """Raise what `acquire` would raise if the URL may not be requested at all; no slot is waited for or taken."""
+        ...
+
     async def acquire(self, url: str) -> RequestPermit:
         """Wait until the URL may be requested.
 

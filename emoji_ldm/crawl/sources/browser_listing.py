@@ -17,7 +17,7 @@ from emoji_ldm.crawl.fetch.http_fetcher import HttpFetcher
 from emoji_ldm.crawl.page_types import ListedPage, PageContent, read_pages
 from emoji_ldm.crawl.politeness.http_session import retry_after
 from emoji_ldm.crawl.politeness.loop_thread import LoopThread
-from emoji_ldm.crawl.politeness.request_permits import NO_ANSWER, RateLimiter
+from emoji_ldm.crawl.politeness.request_permits import NO_ANSWER, RateLimiter, RequestPermit
 from emoji_ldm.crawl.politeness.robots import robots_tag_opt_outs
 from emoji_ldm.crawl.site_profile import load_site_profile
 from emoji_ldm.crawl.sources.browser_pool import BrowserPool
@@ -128,10 +128,9 @@ class BrowserListingReader:
         return next_page_url(page.url, page.extracted.tree.links)
 
     def _load_with_permit(self, url: str, tag: str, *, is_alone: bool) -> RenderedPage:
-        # One permit for the page as it opens, and one for each step that lets it load more: the browser loads scripts
-        # and data on its own, as a visitor does. The permit comes before the tab, so that a page that has to wait for
-        # its host takes no tab from another.
-        permits = [self.runner.run(self.rate_limiter.acquire(url))]
+        # Before a browser is started for it.
+        self.runner.run(self.rate_limiter.check(url))
+        permits: list[RequestPermit] = []
 
         def next_permit() -> None:
             # Returned first, since a host may allow no second one beside it.
@@ -145,7 +144,12 @@ class BrowserListingReader:
         status: int | None = None
         pause_s = 0.0
         try:
+            # The tab comes before the permit, here and in `next_permit`. A page that waited for a tab with the only
+            # permit of its host would wait for ever for one that is in a tab and needs a permit to go on.
             with self.pool.tab(is_alone=is_alone) as tab:
+                # One permit for the page as it opens, and one for each step that lets it load more: the browser loads
+                # scripts and data on its own, as a visitor does.
+                permits.append(self.runner.run(self.rate_limiter.acquire(url)))
                 try:
                     page, refusals = _load_in_tab(tab, request)
                     pause_s = retry_after(CIMultiDictProxy(CIMultiDict(page.headers)))
