@@ -21,6 +21,7 @@ TINY = {
               "latents.size_px=16"],
     "generate": ["generate.steps=2", "generate.num_workers=1"],
 }  # fmt: skip
+SMALL_BUCKETS = {"step_px: 32, sizes_px: [64]": "step_px: 4, sizes_px: [8]"}  # for images of 16 px
 LEFT_OUT = ("gpus_per_worker=1", "num_workers=8", "--config", "mlflow", "train.mix", "adapters")
 
 
@@ -38,7 +39,7 @@ def test_the_guide_to_training_runs_one_after_the_other(local_ray, capfd):
     fill_captioned(Store("data"))
     for words in guide("training"):
         if not any(text in word for text in LEFT_OUT for word in words):
-            run([*words, *TINY["autoencoder" if "autoencoder" in words else words[0]]], capfd)
+            run([*words, *TINY["autoencoder" if "autoencoder" in words else words[0]]], capfd, SMALL_BUCKETS)
     assert (local_ray / "mine" / "model_index.json").is_file()
     for words in [*guide("datasets", "dataset tag"), *guide("datasets", "latents --as-of")]:
         run([*words, *(TINY["latents"] if words[0] == "latents" else [])], capfd)
