@@ -21,7 +21,7 @@ TINY = {
               "latents.size_px=16"],
     "generate": ["generate.steps=2", "generate.num_workers=1"],
 }  # fmt: skip
-SMALL_BUCKETS = {"step_px: 32, sizes_px: [64]": "step_px: 4, sizes_px: [8]"}  # for images of 16 px
+SMALL_BUCKETS = {"step_px: 32, sizes_px: [64]": "step_px: 8, sizes_px: [8]"}  # for images of 16 px
 LEFT_OUT = ("gpus_per_worker=1", "num_workers=8", "--config", "mlflow", "train.mix", "adapters")
 
 
