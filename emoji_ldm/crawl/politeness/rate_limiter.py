@@ -157,6 +157,11 @@ class LocalRateLimiter:
         # Permits of a dead worker are forgotten: if it is alive after all and returns one, nothing happens twice.
         self._permits = {permit: at for permit, at in self._permits.items() if permit.holder != holder}
         for entry in self._origins.values():
+            # Requests that it still waits for go with it. One that was admitted later would hold its slot for ever, as
+            # nobody would renew or return it.
+            for permit, future in entry.queue:
+                if permit.holder == holder:
+                    _reject_waiter(future, f"its worker has not reported for {LEASE_S:.0f} s")
             entry.host.drop_worker(holder)
             self._admit(entry)
 

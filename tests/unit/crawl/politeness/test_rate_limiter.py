@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from emoji_ldm.crawl.politeness.request_permits import LEASE_S
 from emoji_ldm.outcomes import Outcome
 from tests.unit.crawl.politeness.limiters import config_of, with_limiter
 from tests.unit.crawl.stub_site import Site, answer
@@ -84,3 +85,23 @@ def test_a_cancelled_request_takes_no_slot(site):
             return await waiting[1]
 
     assert with_limiter(config_of(site.url, host_concurrency=1), act)
+
+
+def test_requests_that_a_dead_worker_waited_for_take_no_slot_from_the_living(site):
+    """A host with an interval admits one request at a time; the worker dies with one admitted and two in the queue."""
+
+    async def act(limiter):
+        await limiter.acquire(f"{site.url}/x", "dead")
+        dead = [asyncio.create_task(limiter.acquire(f"{site.url}/x", "dead")) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        living = asyncio.create_task(limiter.acquire(f"{site.url}/x", "living"))
+        limiter._last_heartbeat["dead"] -= LEASE_S + 1
+        limiter.sync("living", {})
+        async with asyncio.timeout(5):
+            permit = await living
+            assert {error.outcome for error in await asyncio.gather(*dead, return_exceptions=True)} == {
+                Outcome.HTTP_ERROR
+            }
+        return permit.holder
+
+    assert with_limiter(config_of(site.url, min_request_interval_s=0.01), act) == "living"
