@@ -25,7 +25,7 @@ def run(config: Config) -> None:
 
     Raises:
         CrawlError: There is no Chromium or ChromeDriver.
-        EmojiLdmError: As `run`.
+        EmojiLdmError: As `pipeline.run`.
     """
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         raise CrawlError("the demo needs Chromium and its driver: apt-get install chromium chromium-driver")

@@ -88,6 +88,7 @@ class ReplicaRouter:
         self._catalog_read_at = -math.inf
         self._limits, self._metrics = dict(limits), ClientMetrics()
         self._memories: dict[tuple[str, str, int, int], RefusalMemory] = {}  # by model, tenant, width and height
+        self._max_memories = MAX_MEMORIES
         self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
         self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
@@ -150,8 +151,10 @@ class ReplicaRouter:
         # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others. And by size:
         # where a large image would be late, a small one, which shares no forward pass with it, may be in time.
         key = task.model, task.tenant, task.request.width_px, task.request.height_px
-        if key not in self._memories and len(self._memories) >= MAX_MEMORIES:
+        if key not in self._memories and len(self._memories) >= self._max_memories:
             self._memories = {each: memory for each, memory in self._memories.items() if not memory.is_idle}
+            # Looked through again only once there are twice as many, so that a caller of ever new sizes costs no time.
+            self._max_memories = max(MAX_MEMORIES, 2 * len(self._memories))
         return self._memories.setdefault(key, RefusalMemory())
 
     async def _stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[StreamItem, None]:
