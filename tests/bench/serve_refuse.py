@@ -5,7 +5,8 @@ every tenth client leaves early. The capacity is measured first, by a closed loo
 The time of a refusal counts from the moment at which the request should have been sent.
 
 The service, its proxy, its replica and these clients share the cores of this machine, so that the load is real for all
-of them; `goodput` is what was drawn, in denoising steps, relative to the capacity.
+of them; `goodput` is what was drawn, in denoising steps, relative to the capacity. In full each load lasts a quarter of
+an hour, so that an hour shows whether memory grows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tests.bench.serving.traffic import GUIDANCE, PROMPTS, percentile
 LOADS = (0.6, 0.9, 1.2, 4.0)  # times the capacity
 REFUSAL_LOAD = 4.0
 STEPS = (5, 10, 20)
+LARGE = "64x64"  # a third; the rest has 32 x 32 pixels
 LEAVING = 0.1  # share of the clients that leave after a moment
 LEAVES_AFTER_S = 1.0
 TIMEOUT_S = 10.0  # of a request in the service: what cannot be ready by then is refused
@@ -43,21 +45,22 @@ class Outcome:
     status: int  # of HTTP; 0 if the client left or the connection failed
     seconds: float
     steps: int
+    is_large: bool
 
 
 def run(*, quick: bool) -> dict[str, Any]:
     """Refusals and goodput at several loads."""
     figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
-    seconds = 15.0 if quick else 600.0
+    seconds = 15.0 if quick else 900.0
     with running() as service:
         service.deploy(max_queued=60, timeout_s=TIMEOUT_S, min_replicas=1, max_replicas=1)
         capacity = asyncio.run(_capacity(service, 12.0 if quick else 60.0))
         figures["capacity, steps/s"] = round(capacity, 1)
-        before_mb = _memory_mb()
+        figures["memory after the capacity, MB"] = _memory_mb()
         for load in LOADS[-2:] if quick else LOADS:
             outcomes = asyncio.run(_open_loop(service, load * capacity, seconds))
             figures |= {f"{load:g} C: {name}": value for name, value in _figures(outcomes, capacity, seconds).items()}
-        figures["memory after the capacity, MB"], figures["memory at the end, MB"] = before_mb, _memory_mb()
+            figures[f"{load:g} C: memory after it, MB"] = _memory_mb()
     name = f"{REFUSAL_LOAD:g} C: p95 of a refusal, ms"
     return {"figures": figures, "floor": {name: f"< {1000 * P95_LIMIT_S:.0f}"}, "target": {},
             "holds": figures[name] < 1000 * P95_LIMIT_S}  # fmt: skip
@@ -77,12 +80,17 @@ def _figures(outcomes: Sequence[Outcome], capacity: float, seconds: float) -> di
     refusals = [1000 * each.seconds for each in outcomes if each.status == 503]
     drawn = [each for each in outcomes if each.status == 200]
     statuses = Counter(each.status for each in outcomes)
+    stayed = {large: [each.status == 200 for each in outcomes if each.status and each.is_large == large]
+              for large in (False, True)}  # fmt: skip
     return {
         "goodput / C": round(sum(each.steps for each in drawn) / seconds / capacity, 3),
         "p95 of a refusal, ms": round(percentile(refusals, 0.95), 1) if refusals else 0.0,
         "p50 of a refusal, ms": round(percentile(refusals, 0.5), 1) if refusals else 0.0,
         "slowest refusal, ms": round(max(refusals, default=0.0), 1),
         "p95 of an image, s": round(percentile([each.seconds for each in drawn], 0.95), 2) if drawn else 0.0,
+        "drawn of the small and large whose clients stayed, %": ", ".join(
+            f"{100 * sum(drawn) / max(1, len(drawn)):.0f}" for drawn in stayed.values()
+        ),
         "answers by status": ", ".join(f"{status or 'left'}: {count}" for status, count in sorted(statuses.items())),
     }
 
@@ -128,7 +136,8 @@ async def _ask(client: httpx.AsyncClient, url: str, body: Body, sent_at: float, 
             status = (await client.post(f"{url}/v1/images/generations", json=body)).status_code
     except (httpx.HTTPError, TimeoutError):
         pass
-    return Outcome(status, time.perf_counter() - sent_at, body["num_inference_steps"])
+    seconds = time.perf_counter() - sent_at
+    return Outcome(status, seconds, body["num_inference_steps"], is_large=body["size"] == LARGE)
 
 
 def _client() -> httpx.AsyncClient:
@@ -138,4 +147,4 @@ def _client() -> httpx.AsyncClient:
 
 def _body(rng: random.Random) -> Body:
     return {"prompt": rng.choice(PROMPTS), "seed": rng.randrange(2**31), "num_inference_steps": rng.choice(STEPS),
-            "guidance_scale": rng.choice(GUIDANCE), "size": rng.choice(("32x32", "32x32", "64x64"))}  # fmt: skip
+            "guidance_scale": rng.choice(GUIDANCE), "size": rng.choice(("32x32", "32x32", LARGE))}  # fmt: skip

@@ -6,7 +6,8 @@ state of the buckets and the measured time of a tick, and the image is refused w
 exceeds its deadline. The prediction treats a bucket as a machine with `max_batch` slots. A free slot means no wait.
 Otherwise the steps that are ahead in the queue are filled into the slots as water fills a vessel with an uneven floor:
 the slot with the fewest steps left takes them first, and the level that they reach is the tick at which the new image
-starts.
+starts. Meanwhile other buckets take their share of the time, for what they hold and for what still comes to them, at
+the rate at which they admitted work lately: one that is filled up as fast as it drains never gets out of the way.
 
 Three further rules:
 
@@ -20,15 +21,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from emoji_ldm.generate.continuous_batching.batch_bucket import BatchBucket, PendingImage
 from emoji_ldm.generate.continuous_batching.batch_scheduler import BULK_SHARE
+from emoji_ldm.generate.request import LatentShape
 
 MAX_TENANT_SHARE = 0.75  # of the queue, for one named tenant
 WAIT_SAFETY_FACTOR = 0.9  # of the allowed wait, since predictions are not exact
+ARRIVALS_WINDOW_S = 10.0  # over which the rate of admitted work is averaged
+MIN_LOAD = 0.001  # share of the time, below which past arrivals are forgotten
+ARRIVAL_ROUNDS = 20  # of the fixed point below; each round adds the arrivals of the time that the round before added
 MAX_RESERVED_SHARE = 0.75  # of the time-out, at most, is reserved for the steps of the longest recent image
 NUM_RECENT = 64  # requests that count as recent
+
+BucketKey = tuple[int, LatentShape, bool]  # of a bucket and a class
 
 
 class QueueFull(Exception):
@@ -55,6 +62,7 @@ class AdmissionControl:
         # Of recent requests with a time-out: (seconds that the image takes in a full batch, time-out). A bounded
         # window, so that one unusually long image does not lower everybody's limit for ever.
         self._recent = deque[tuple[float, float]](maxlen=NUM_RECENT)
+        self._arrivals = Arrivals()
 
     def check(
         self, pending: PendingImage, buckets: Collection[BatchBucket], *, max_queued: int, encode_s: float, idle: bool
@@ -77,7 +85,7 @@ class AdmissionControl:
         queues = [bucket.waiting[pending.bulk] for bucket in buckets]
         num_waiting = sum(map(len, queues))
         num_own = sum(queue.count(pending.tenant) for queue in queues)
-        wait_s = 0.0 if idle else _wait_s(pending, buckets, encode_s)
+        wait_s = 0.0 if idle else _wait_s(pending, buckets, self._arrivals, encode_s)
         pending.predicted_s = wait_s or predict_alone_s(pending)
         excess_s = -math.inf if idle else self._excess_wait_s(pending, wait_s)
         # Requests without a tenant have no owner whom a share could be given to, so only the limit of the whole queue
@@ -87,6 +95,7 @@ class AdmissionControl:
             # Where the wait is too long, the excess is the time after which it is not. Where the queue is full, a place
             # becomes free after about the time of one image.
             raise QueueFull(max(1.0, excess_s if excess_s > 0 else wait_s / max(1, num_waiting)))
+        self._arrivals.add(pending)
 
     def _excess_wait_s(self, pending: PendingImage, wait_s: float) -> float:
         """By how many seconds the wait for a slot would exceed its limit; negative if it would not."""
@@ -107,7 +116,48 @@ class AdmissionControl:
         return wait_s - own_s - WAIT_SAFETY_FACTOR * limit_s
 
 
-def _wait_s(pending: PendingImage, buckets: Collection[BatchBucket], encode_s: float) -> float:
+class Arrivals:
+    """How much of the time the work takes that was admitted lately, per bucket, as exponentially weighted averages.
+
+    A bucket that runs empty is removed, and one that comes again soon is a new one: so this is not kept in the bucket.
+    """
+
+    def __init__(self) -> None:
+        """Start without arrivals."""
+        self._loads: dict[
+            tuple[int, LatentShape, bool], tuple[float, float, int]
+        ] = {}  # load at a time, that time, rows of a full tick
+
+    def add(self, pending: PendingImage) -> None:
+        """Count an image that was admitted."""
+        bucket, now = pending.bucket, pending.submitted_at
+        load, at, _ = self._loads.get(_key(bucket, pending.bulk), (0.0, now, 0))
+        work_s = pending.steps * bucket.full_tick_s / bucket.max_batch
+        load = load * _fading(now - at) + work_s / ARRIVALS_WINDOW_S
+        self._loads[_key(bucket, pending.bulk)] = load, now, bucket.max_batch
+
+    def of_others(self, pending: PendingImage) -> Iterator[tuple[BucketKey, float, int]]:
+        """Key, seconds of work that came a second, and rows of a full tick, of every other bucket of its class."""
+        own = _key(pending.bucket, pending.bulk)
+        for key, (load, at, max_batch) in list(self._loads.items()):
+            load *= _fading(pending.submitted_at - at)
+            if load < MIN_LOAD:
+                del self._loads[key]
+            elif key != own and key[-1] == pending.bulk:
+                yield key, load, max_batch
+
+
+def _key(bucket: BatchBucket, bulk: bool) -> BucketKey:
+    # The model's identity as a number, as a reference would keep a model that was replaced in the device's memory.
+    return id(bucket.model), bucket.shape, bulk
+
+
+def _fading(elapsed_s: float) -> float:
+    # Not negative: requests are submitted by many threads, and reach the admission in another order now and then.
+    return math.exp(-max(0.0, elapsed_s) / ARRIVALS_WINDOW_S)
+
+
+def _wait_s(pending: PendingImage, buckets: Collection[BatchBucket], arrivals: Arrivals, encode_s: float) -> float:
     """Predicted time until the PNG file: denoising and PNG encoding overlap, so the slower of the two counts."""
     num_before = sum(
         len(bucket.waiting[bulk]) + bucket.num_runnable(bulk)
@@ -115,22 +165,17 @@ def _wait_s(pending: PendingImage, buckets: Collection[BatchBucket], encode_s: f
         # The decode thread too serves interactive images first, so bulk images do not count as being before one.
         for bulk in ((False, True) if pending.bulk else (False,))
     )
-    return max(predict_wait_s(buckets, pending), (num_before + 1) * encode_s)
+    return max(predict_wait_s(buckets, pending, arrivals), (num_before + 1) * encode_s)
 
 
-def predict_wait_s(buckets: Collection[BatchBucket], pending: PendingImage) -> float:
-    """Predicted time until the last step of an image that is about to join the queue, if nothing came after it."""
+def predict_wait_s(buckets: Collection[BatchBucket], pending: PendingImage, arrivals: Arrivals | None = None) -> float:
+    """Predicted time until the last step of an image that is about to join the queue of its bucket.
+
+    Images that come after it do not delay it in its own bucket, but those of other buckets do: they are expected to
+    arrive as before, or not at all without `arrivals`.
+    """
     own_s = _own_bucket_wait_s(pending)
-    own_rows = min(pending.bucket.max_batch, pending.bucket.num_images(pending.bulk) + 1)
-    # While this bucket works, the others run too, in proportion to their rows, but only until they are done.
-    others_s = sum(
-        min(
-            _bucket_drain_s(bucket, pending.bulk),
-            own_s * min(bucket.max_batch, bucket.num_images(pending.bulk)) / own_rows,
-        )
-        for bucket in buckets
-        if bucket is not pending.bucket
-    )
+    others_s = _others_share_s(pending, own_s, buckets, arrivals or Arrivals())
     if pending.bulk:
         # Interactive images go first, except in this bucket as long as it has free slots to fill up.
         before = [bucket for bucket in buckets if bucket is not pending.bucket or _is_full(bucket)]
@@ -138,6 +183,32 @@ def predict_wait_s(buckets: Collection[BatchBucket], pending: PendingImage) -> f
     has_bulk = any(bucket.num_images(True) for bucket in buckets)
     # Bulk images are guaranteed a share of the slots, so interactive work proceeds at what is left of the speed.
     return (own_s + others_s) / (1 - BULK_SHARE if has_bulk else 1)
+
+
+def _others_share_s(pending: PendingImage, own_s: float, buckets: Collection[BatchBucket], arrivals: Arrivals) -> float:
+    """Time that other buckets take while this image's bucket works for `own_s` seconds."""
+    bulk, own_rows = pending.bulk, min(pending.bucket.max_batch, pending.bucket.num_images(pending.bulk) + 1)
+    # They run in proportion to their rows, but only until they are done.
+    now_s = {
+        _key(bucket, bulk): min(
+            _bucket_drain_s(bucket, bulk), own_s * min(bucket.max_batch, bucket.num_images(bulk)) / own_rows
+        )
+        for bucket in buckets
+        if bucket is not pending.bucket
+    }
+    coming = list(arrivals.of_others(pending))
+    # What arrives meanwhile makes it last longer, and more arrives in that time: a fixed point, from below. A bucket
+    # that never runs dry takes its share for full ticks, and no more.
+    others_s = total_s = sum(now_s.values())
+    for _ in range(ARRIVAL_ROUNDS):
+        more_s = (
+            min(load * (own_s + total_s), max(0.0, own_s * max_batch / own_rows - now_s.get(key, 0.0)))
+            for key, load, max_batch in coming
+        )
+        before_s, total_s = total_s, others_s + sum(more_s)
+        if total_s - before_s < 0.01 * own_s:
+            break
+    return total_s
 
 
 def predict_alone_s(pending: PendingImage) -> float:

@@ -6,7 +6,9 @@ import time
 import pytest
 
 from emoji_ldm.generate.continuous_batching.admission_control import (
+    ARRIVALS_WINDOW_S,
     AdmissionControl,
+    Arrivals,
     DeadlineExceeded,
     QueueFull,
     predict_drain_s,
@@ -37,6 +39,31 @@ def test_other_buckets_take_their_share_of_the_time_until_they_are_done():
     assert predict_wait_s(list(scheduler), pending_image(bucket, 2)) == pytest.approx(2 + 8 * 2)
     add_ready(scheduler, model, bulk=True)
     assert predict_wait_s(list(scheduler), pending_image(bucket, 2)) == pytest.approx(18 / 0.9)
+
+
+def test_a_bucket_that_fills_up_again_as_it_drains_takes_its_share_all_the_time():
+    scheduler, arrivals, now = BatchScheduler(), Arrivals(), time.monotonic()
+    own, busy = scheduler.bucket(fake_model(), SHAPE), scheduler.bucket(fake_model(), SHAPE)
+
+    def admit(count):
+        for _ in range(count):
+            busy.waiting[False].push(pending := pending_image(busy, 10, submitted_at=now))
+            arrivals.add(pending)
+        return predict_wait_s(list(scheduler), pending_image(own, 30, submitted_at=now), arrivals)
+
+    waiting_s = admit(2)  # five seconds of work, which take ten with two rows, and five more in the next ten
+    assert waiting_s == pytest.approx(30 + 10 + 0.5 * waiting_s, rel=0.01), "half of the time goes to what will come"
+    assert admit(20) == pytest.approx(30 + 4 * 30), "never more than its share: it has four rows beside this one"
+
+
+def test_arrivals_count_when_their_bucket_has_run_empty_and_fade():
+    scheduler, arrivals, now = BatchScheduler(), Arrivals(), time.monotonic()
+    own, gone = scheduler.bucket(fake_model(), SHAPE), BatchScheduler().bucket(fake_model(), SHAPE)
+    arrivals.add(pending_image(gone, 20, submitted_at=now))
+    for elapsed_s, load in ((0, 0.5), (ARRIVALS_WINDOW_S, 0.184), (10 * ARRIVALS_WINDOW_S, 0)):
+        pending = pending_image(own, 30, submitted_at=now + elapsed_s)
+        assert predict_wait_s([own], pending, arrivals) == pytest.approx(30 / (1 - load), rel=0.01)
+    assert not arrivals._loads
 
 
 def test_everything_is_drained_after_its_steps_in_full_ticks():
