@@ -54,7 +54,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     seconds = 15.0 if quick else 900.0
     with running() as service:
         service.deploy(max_queued=60, timeout_s=TIMEOUT_S, min_replicas=1, max_replicas=1)
-        capacity = asyncio.run(_capacity(service, 12.0 if quick else 60.0))
+        capacity = asyncio.run(_capacity(service, 24.0 if quick else 60.0))
         figures["capacity, steps/s"] = round(capacity, 1)
         figures["memory after the capacity, MB"] = _memory_mb()
         for load in LOADS[-2:] if quick else LOADS:
