@@ -54,7 +54,11 @@ LOCAL_SETTINGS = {
 
 # For a service. Ray lowers the priority of its workers so that they leave a person's machine usable; those that answer
 # requests are to go before those that draw, which lower their own (`unet_runner.begin_drawing`).
-SERVICE_SETTINGS = {"RAY_worker_niceness": "0"}
+# And Ray's proxy remembers refusals.
+SERVICE_SETTINGS = {
+    "RAY_worker_niceness": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ray_jobs.serving.proxy_refusals:middlewares",
+}
 
 _started_here = False  # whether the Ray of this process is a local one that `connect` started
 

@@ -40,7 +40,7 @@ from emoji_ldm.serve.backend import (
     to_message,
 )
 from emoji_ldm.serve.model_catalog import Entries, ModelCatalog, with_registered
-from ray_jobs.serving.refusal_memory import RefusalMemory
+from ray_jobs.serving.refusal_memory import RefusalMemories
 from ray_jobs.serving.service_metrics import ClientMetrics
 
 LOG = logging.getLogger("ray.serve")
@@ -52,7 +52,6 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # A replica that does not report its limits within this time delays nobody: the known limits are used.
 LIMITS_TIMEOUT_S = 2.0
 CATALOG_S = 2.0  # between looks at the registered models
-MAX_MEMORIES = 256  # of refusals, before idle ones are forgotten
 
 
 class _CallDropped(Exception):
@@ -87,8 +86,8 @@ class ReplicaRouter:
         self._entries: Entries = {}
         self._catalog_read_at = -math.inf
         self._limits, self._metrics = dict(limits), ClientMetrics()
-        self._memories: dict[tuple[str, str, int, int], RefusalMemory] = {}  # by model, tenant, width and height
-        self._max_memories = MAX_MEMORIES
+        # Seconds to wait, by model, tenant, width and height.
+        self._memories = RefusalMemories[tuple[str, str, int, int], float]()
         self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
         self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
@@ -138,24 +137,23 @@ class ReplicaRouter:
                 async for item in items:
                     yield item
             return
+        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others. And by size:
+        # where a large image would be late, a small one, which shares no forward pass with it, may be in time.
+        memory = self._memories.of((task.model, task.tenant, task.request.width_px, task.request.height_px))
         try:
-            with self._memory_of(task).admitted():
-                async with aclosing(self._stream(task, num_partials)) as items:
-                    async for item in items:
-                        yield item
+            if (retry_after_s := memory.known_refusal()) is not None:
+                raise Overloaded(retry_after_s)
+            with memory.counted():
+                try:
+                    async with aclosing(self._stream(task, num_partials)) as items:
+                        async for item in items:
+                            yield item
+                except Overloaded as refusal:
+                    memory.note_refusal(refusal.retry_after_s)
+                    raise
         except Overloaded:
             self._metrics.count_refusal(task.model)
             raise
-
-    def _memory_of(self, task: ImageTask) -> RefusalMemory:
-        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others. And by size:
-        # where a large image would be late, a small one, which shares no forward pass with it, may be in time.
-        key = task.model, task.tenant, task.request.width_px, task.request.height_px
-        if key not in self._memories and len(self._memories) >= self._max_memories:
-            self._memories = {each: memory for each, memory in self._memories.items() if not memory.is_idle}
-            # Looked through again only once there are twice as many, so that a caller of ever new sizes costs no time.
-            self._max_memories = max(MAX_MEMORIES, 2 * len(self._memories))
-        return self._memories.setdefault(key, RefusalMemory())
 
     async def _stream(self, task: ImageTask, num_partials: int) -> AsyncGenerator[StreamItem, None]:
         # The deadline is fixed once for all tries. The time that is left is passed to each replica, whose clock may
