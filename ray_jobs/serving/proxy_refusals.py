@@ -13,6 +13,9 @@ import asyncio
 import hashlib
 import json
 import uuid
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +31,7 @@ PATH = "/v1/images/generations"
 HEADERS = ("authorization", "host", "origin")
 FIELDS = ("model", "size", "n", "stream")
 MAX_BODY_BYTES = 64 * 1024  # of a body that is looked into; a longer one is routed
-FIRST_PART_S = 1.0  # a body that comes later is routed too; the ingress has limits for slow clients
+BODY_S = 1.0  # a body that takes longer to arrive is routed too; the ingress has limits for slow clients
 OVERLOADED_STATUS = 503
 
 
@@ -73,22 +76,16 @@ class RefusalMiddleware:
         """Answer a request that would be refused, and route all others."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != PATH:
             return await self.app(scope, receive, send)
-        first: Message | None = None
-        try:
-            async with asyncio.timeout(FIRST_PART_S):
-                first = await receive()
-        except TimeoutError:
-            return await self.app(scope, receive, send)
+        parts = await _first_parts(receive)
+        kind = _kind_of(scope, parts)
+        unread = deque(parts)
 
         async def receive_all() -> Message:
-            nonlocal first
-            message, first = first, None
-            return await receive() if message is None else message
+            return unread.popleft() if unread else await receive()
 
-        key = _kind_of(scope, first)
-        if key is None:
+        if kind is None:
             return await self.app(scope, receive_all, send)
-        return await self._route(self._memories.of(key), scope, receive_all, send)
+        return await self._route(self._memories.of(kind), scope, receive_all, send)
 
     async def _route(self, memory: RefusalMemory[Answer], scope: Scope, receive: Receive, send: Send) -> None:
         """Route a request of a known kind, unless it would be refused."""
@@ -113,11 +110,26 @@ class RefusalMiddleware:
         return None
 
 
-def _kind_of(scope: Scope, message: Message) -> bytes | None:
+async def _first_parts(receive: Receive) -> list[Message]:
+    """The parts of a body, as long as they come soon and are short."""
+    parts = list[Message]()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BODY_S):
+            while not parts or (parts[-1].get("more_body") and sum(map(_size, parts)) <= MAX_BODY_BYTES):
+                parts.append(await receive())
+    return parts
+
+
+def _size(part: Message) -> int:
+    return len(part.get("body", b""))
+
+
+def _kind_of(scope: Scope, parts: Sequence[Message]) -> bytes | None:
     """Requests of one kind are refused together; None if this one is to be routed in any case."""
-    headers, body = Headers(scope=scope), message.get("body", b"")
+    headers, body = Headers(scope=scope), b"".join(part.get("body", b"") for part in parts)
+    is_whole = parts and not parts[-1].get("more_body") and len(body) <= MAX_BODY_BYTES
     # A request that is sent again under its idempotency key gets the answer that the first one got.
-    if message.get("more_body") or len(body) > MAX_BODY_BYTES or "idempotency-key" in headers:
+    if not is_whole or "idempotency-key" in headers:
         return None
     try:
         fields: Any = json.loads(body)

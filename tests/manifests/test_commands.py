@@ -10,6 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 from emoji_ldm.config import load
 from emoji_ldm.kubernetes.lint.pods import pods, ray_cluster, ray_job
 from emoji_ldm.kubernetes.lint.rendering import name_of, overlays, render
+from ray_jobs.execution.ray_runtime import SERVICE_SETTINGS
 from ray_jobs.pipeline import STAGE_ORDER, stages_of
 from tests.command_line import parse, plain_words
 from tests.manifests.render import K8S, config_text
@@ -123,6 +124,14 @@ def test_ray_serve_accepts_the_application(overlay):
     assert overrides == ({"serve.max_replicas_per_node": "1"} if overlay.startswith("kind") else {})
     assert load(None, [f"{name}={value}" for name, value in overrides.items()])
     assert application.route_prefix == "/"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_service_has_the_settings_that_the_command_gives_to_ray(overlay):
+    service = next(obj for obj in rendered(overlay) if obj["kind"] == "RayService")
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    container = next(one for one in group["template"]["spec"]["containers"] if one["name"] == "ray-worker")
+    assert {one["name"]: one.get("value") for one in container["env"]}.items() >= SERVICE_SETTINGS.items()
 
 
 def test_the_serve_app_can_be_imported():

@@ -124,27 +124,27 @@ class Arrivals:
 
     def __init__(self) -> None:
         """Start without arrivals."""
-        self._loads: dict[
-            tuple[int, LatentShape, bool], tuple[float, float, int]
-        ] = {}  # load at a time, that time, rows of a full tick
+        # Load at a time, that time, and the seconds of a full tick.
+        self._loads: dict[BucketKey, tuple[float, float, float]] = {}
 
     def add(self, pending: PendingImage) -> None:
         """Count an image that was admitted."""
         bucket, now = pending.bucket, pending.submitted_at
-        load, at, _ = self._loads.get(_key(bucket, pending.bulk), (0.0, now, 0))
-        work_s = pending.steps * bucket.full_tick_s / bucket.max_batch
+        load, at, _ = self._loads.get(_key(bucket, pending.bulk), (0.0, now, 0.0))
+        tick_s = bucket.predict_tick_s(bucket.max_batch, bucket.max_batch if pending.is_guided else 0)
+        work_s = pending.steps * tick_s / bucket.max_batch
         load = load * _fading(now - at) + work_s / ARRIVALS_WINDOW_S
-        self._loads[_key(bucket, pending.bulk)] = load, now, bucket.max_batch
+        self._loads[_key(bucket, pending.bulk)] = load, now, bucket.full_tick_s
 
-    def of_others(self, pending: PendingImage) -> Iterator[tuple[BucketKey, float, int]]:
-        """Key, seconds of work that came a second, and rows of a full tick, of every other bucket of its class."""
+    def of_others(self, pending: PendingImage) -> Iterator[tuple[BucketKey, float, float]]:
+        """Key, seconds of work that came a second, and seconds of a full tick, of every other bucket of its class."""
         own = _key(pending.bucket, pending.bulk)
-        for key, (load, at, max_batch) in list(self._loads.items()):
+        for key, (load, at, full_tick_s) in list(self._loads.items()):
             load *= _fading(pending.submitted_at - at)
             if load < MIN_LOAD:
                 del self._loads[key]
             elif key != own and key[-1] == pending.bulk:
-                yield key, load, max_batch
+                yield key, load, full_tick_s
 
 
 def _key(bucket: BatchBucket, bulk: bool) -> BucketKey:
@@ -187,14 +187,16 @@ def predict_wait_s(buckets: Collection[BatchBucket], pending: PendingImage, arri
 
 def _others_share_s(pending: PendingImage, own_s: float, buckets: Collection[BatchBucket], arrivals: Arrivals) -> float:
     """Time that other buckets take while this image's bucket works for `own_s` seconds."""
-    bulk, own_rows = pending.bulk, min(pending.bucket.max_batch, pending.bucket.num_images(pending.bulk) + 1)
-    # They run in proportion to their rows, but only until they are done.
+    bulk, own = pending.bulk, pending.bucket
+    own_tick_s = own.row_s * min(own.max_batch, own.num_images(bulk) + 1)
+    # They run in proportion to the time that their rows take, but only until they are done.
     now_s = {
         _key(bucket, bulk): min(
-            _bucket_drain_s(bucket, bulk), own_s * min(bucket.max_batch, bucket.num_images(bulk)) / own_rows
+            _bucket_drain_s(bucket, bulk),
+            own_s * bucket.row_s * min(bucket.max_batch, bucket.num_images(bulk)) / own_tick_s,
         )
         for bucket in buckets
-        if bucket is not pending.bucket
+        if bucket is not own
     }
     coming = list(arrivals.of_others(pending))
     # What arrives meanwhile makes it last longer, and more arrives in that time: a fixed point, from below. A bucket
@@ -202,8 +204,8 @@ def _others_share_s(pending: PendingImage, own_s: float, buckets: Collection[Bat
     others_s = total_s = sum(now_s.values())
     for _ in range(ARRIVAL_ROUNDS):
         more_s = (
-            min(load * (own_s + total_s), max(0.0, own_s * max_batch / own_rows - now_s.get(key, 0.0)))
-            for key, load, max_batch in coming
+            min(load * (own_s + total_s), max(0.0, own_s * full_tick_s / own_tick_s - now_s.get(key, 0.0)))
+            for key, load, full_tick_s in coming
         )
         before_s, total_s = total_s, others_s + sum(more_s)
         if total_s - before_s < 0.01 * own_s:

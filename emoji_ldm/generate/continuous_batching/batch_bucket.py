@@ -55,6 +55,11 @@ class PendingImage:
         self.future.cancel()
 
     @property
+    def is_guided(self) -> bool:
+        """Whether each step takes two rows of the U-Net."""
+        return self.bucket.model.encoder_decoder.is_guided(self.request)
+
+    @property
     def steps_left(self) -> int:
         """Steps that are still to be done."""
         return self.steps if self.row is None else self.row.steps_left
@@ -122,6 +127,11 @@ class BatchBucket:
         """Predicted seconds of a full tick of guided images."""
         return self.predict_tick_s(self.max_batch, self.max_batch)
 
+    @property
+    def row_s(self) -> float:
+        """Predicted seconds that a guided image adds to a full tick."""
+        return self.full_tick_s / self.max_batch
+
     def steps_left_per_image(self, bulk: bool) -> list[int]:
         """Steps left of each row that is running or ready."""
         return [pending.steps_left for pending in (*self.running[bulk], *self.ready[bulk])]
@@ -145,11 +155,11 @@ class BatchBucket:
             return chosen
         self._start_ready(not bulk)
         # Guided images cost two rows each, so the prediction counts them separately.
-        num_guided = sum(_is_guided(pending) for pending in chosen)
+        num_guided = sum(pending.is_guided for pending in chosen)
         # Interactive clients pay for bulk rows with latency, so the growth of the tick is bounded.
         limit_s = MAX_BULK_SLOWDOWN * self.predict_tick_s(len(chosen), num_guided)
         for pending in self.running[not bulk][: self.max_batch - len(chosen)]:
-            num_guided += _is_guided(pending)
+            num_guided += pending.is_guided
             if not bulk and self.predict_tick_s(len(chosen) + 1, num_guided) > limit_s:
                 break
             chosen.append(pending)
@@ -184,7 +194,3 @@ class BatchBucket:
         """Move ready rows to `running`, up to as many as fit a tick."""
         while self.ready[bulk] and len(self.running[bulk]) < self.max_batch:
             self.running[bulk].append(self.ready[bulk].popleft())
-
-
-def _is_guided(pending: PendingImage) -> bool:
-    return pending.bucket.model.encoder_decoder.is_guided(pending.request)

@@ -6,7 +6,8 @@ A tick advances rows of one bucket (one model, one latent shape), so three quest
   and are guaranteed a tenth of the row slots while both classes have work, so that a bulk job always progresses.
 - Which bucket? Deficit round robin (Shreedhar & Varghese, 1995), in seconds: every bucket earns its share of the time
   that passes, the bucket with the largest deficit runs, and pays for its tick. Shares come from the tenants: each
-  tenant has the same share of the time, spread over its buckets by the rows that it could advance in them.
+  tenant has the same share of the time, spread over its buckets by the time that its rows take there. So all rows of a
+  tenant advance equally often; by their number alone, a large image would wait for many ticks of small ones.
 - Which rows? Rows that run stay in the batch until they are done; the longest waiting ready rows take free slots.
   A running row pauses, with all its state, only while the other class has the tick to itself.
 """
@@ -14,7 +15,7 @@ A tick advances rows of one bucket (one model, one latent shape), so three quest
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from emoji_ldm.generate.continuous_batching.batch_bucket import BatchBucket, PendingImage
@@ -115,8 +116,11 @@ class BatchScheduler:
     def _shares(self, bulk: bool) -> dict[BatchBucket, float]:
         """Shares of the time, which sum to 1, of the buckets that could run a row of a class."""
         rows = {bucket: bucket.runnable_by_tenant(bulk) for bucket in self if bucket.num_runnable(bulk)}
-        totals = sum(rows.values(), Counter[str]())
+        total_s = defaultdict[str, float](float)
+        for bucket, tenants in rows.items():
+            for tenant, count in tenants.items():
+                total_s[tenant] += count * bucket.row_s
         # Each of the T tenants has 1 / T of the time. A tenant with all its rows in one bucket gives that bucket its
         # whole share; one with rows in several gives each in proportion.
-        return {bucket: sum(count / totals[tenant] for tenant, count in tenants.items()) / len(totals)
+        return {bucket: sum(count * bucket.row_s / total_s[tenant] for tenant, count in tenants.items()) / len(total_s)
                 for bucket, tenants in rows.items()}  # fmt: skip

@@ -1,12 +1,11 @@
-"""Refusals without a remote call: as many images as were accepted, then at once no."""
+"""Refusals without asking: as many calls as were accepted, then at once no."""
 
 import time
 
 import pytest
 
-from emoji_ldm.serve.backend import Overloaded
 from ray_jobs.serving import refusal_memory
-from ray_jobs.serving.refusal_memory import RefusalMemory
+from ray_jobs.serving.refusal_memory import RefusalMemories, RefusalMemory
 
 
 @pytest.fixture
@@ -16,47 +15,46 @@ def clock(monkeypatch):
     return now
 
 
-def refuse(memory):
-    with pytest.raises(Overloaded), memory.admitted():
-        raise Overloaded(7.0)
-
-
-OPEN = []  # a block that nobody refers to would be closed
-
-
-def enter(memory, count):
-    for _ in range(count):
-        block = memory.admitted()
-        block.__enter__()
-        OPEN.append(block)
+def refuse(memory, refusal=7.0):
+    with memory.counted():
+        memory.note_refusal(refusal)
 
 
 def test_after_a_refusal_no_more_are_admitted_than_were_in_flight(clock):
     memory = RefusalMemory()
-    enter(memory, 30)
+    memory.in_flight = 30
+    assert memory.known_refusal() is None
     refuse(memory)
-    with pytest.raises(Overloaded) as known:
-        enter(memory, 1)
-    assert known.value.retry_after_s == 7.0, "the replica's own advice"
-    OPEN.pop().__exit__(None, None, None)
-    enter(memory, 1)
-    assert memory.in_flight == 30
+    assert memory.known_refusal() == 7.0, "as it was put"
+    memory.in_flight = 29
+    assert memory.known_refusal() is None
 
 
 def test_the_limit_grows_with_time_until_it_is_forgotten(clock):
     memory = RefusalMemory()
-    enter(memory, 10)
+    memory.in_flight = 10
     refuse(memory)
     clock[0] += refusal_memory.DOUBLING_S
-    enter(memory, 10)
-    with pytest.raises(Overloaded):
-        enter(memory, 1)
+    memory.in_flight = 19
+    assert memory.known_refusal() is None
+    memory.in_flight = 20
+    assert memory.known_refusal()
+    memory.in_flight = 1000
+    assert memory.known_refusal()
     clock[0] += refusal_memory.LONGEST_MEMORY_S
-    enter(memory, 1000)
+    assert memory.known_refusal() is None
 
 
-def test_a_lone_image_is_always_offered(clock):
+def test_a_lone_call_is_always_offered(clock):
     memory = RefusalMemory()
     refuse(memory)
-    enter(memory, 1)
-    assert memory.in_flight == 1
+    assert memory.known_refusal() is None
+
+
+def test_what_is_remembered_does_not_grow_with_the_kinds_that_were_asked_for(clock, monkeypatch):
+    monkeypatch.setattr(refusal_memory, "MAX_MEMORIES", 4)
+    memories = RefusalMemories()
+    with memories.of("busy").counted():
+        for number in range(50):
+            memories.of(number)
+        assert len(memories) <= 5 and memories.of("busy").in_flight == 1

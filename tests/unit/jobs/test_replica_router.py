@@ -279,11 +279,3 @@ def test_while_the_store_is_away_the_known_models_stay():
     router, _ = router_of()
     router.catalog = SimpleNamespace(read=lambda: (_ for _ in ()).throw(StoreError("away")))
     assert [*asyncio.run(router.models())] == ["tiny"]
-
-
-def test_what_is_remembered_of_refusals_does_not_grow_with_the_sizes_that_were_asked_for(monkeypatch):
-    monkeypatch.setattr(replica_router, "MAX_MEMORIES", 4)
-    router, _ = router_of([])
-    for side in range(50):
-        router._memory_of(replace(task(), request=replace(task().request, width_px=side)))
-    assert len(router._memories) <= 4

@@ -3,6 +3,7 @@
 import time
 
 from emoji_ldm.generate.continuous_batching.batch_scheduler import MAX_IDLE_S, BatchScheduler
+from emoji_ldm.generate.latency_model import LatencyProfile
 from tests.unit.generate.continuous_batching.fake_models import SHAPE, add_ready, fake_model, pending_image
 
 
@@ -22,6 +23,15 @@ def test_buckets_share_the_time_by_the_rows_that_they_could_advance():
     add_ready(scheduler, fake_model(), count=1)
     sizes = [len(scheduler.next_batch()[1]) for _ in range(40)]
     assert sizes.count(3) == 30 and sizes.count(1) == 10
+
+
+def test_rows_of_a_tenant_advance_equally_often_however_large_they_are():
+    scheduler, small, large = BatchScheduler(), fake_model(), fake_model(max_batch=1)
+    add_ready(scheduler, small, count=4)
+    (big,) = add_ready(scheduler, large)
+    big.bucket.shape_profile.profile = LatencyProfile({1: 5.0, 2: 5.0})  # the four small ones take a second
+    ticks = [big in scheduler.next_batch()[1] for _ in range(40)]
+    assert 19 <= sum(ticks) <= 21
 
 
 def test_tenants_share_the_time_of_all_buckets_evenly_however_many_sizes_they_request():
