@@ -29,8 +29,8 @@ from ray_jobs.execution import ray_runtime
 from ray_jobs.serving.autoscaling import least_replicas, with_default_replicas
 from ray_jobs.serving.deployments import LIGHT_CPUS, NUM_CPUS, application, checked_models
 from ray_jobs.serving.endpoint import curl, free_port, metrics_url
+from ray_jobs.serving.service_metrics import APP
 
-APP = "emoji-ldm"
 # How often a service that waits looks for a checkpoint.
 CHECKPOINT_POLL_S = 15.0
 # How long a new cluster may take to set up its store. The wait for a checkpoint has no such limit: a first training

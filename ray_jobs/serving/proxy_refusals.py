@@ -19,12 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.serve import metrics
+from ray.util import metrics
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ray_jobs.serving.refusal_memory import RefusalMemories, RefusalMemory
+from ray_jobs.serving.refusal_memory import RefusalMemories
+from ray_jobs.serving.service_metrics import APP, ClientMetrics
 
 PATH = "/v1/images/generations"
 # What has to be equal for an answer to hold for another request: who asks, from where, and for how much.
@@ -33,6 +34,15 @@ FIELDS = ("model", "size", "n", "stream")
 MAX_BODY_BYTES = 64 * 1024  # of a body that is looked into; a longer one is routed
 BODY_S = 1.0  # a body that takes longer to arrive is routed too; the ingress has limits for slow clients
 OVERLOADED_STATUS = 503
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Requests that are refused together."""
+
+    digest: bytes
+    model: str  # as it was asked for
+    num_images: int
 
 
 @dataclass
@@ -61,6 +71,24 @@ class Answer:
         await send({"type": "http.response.body", "body": bytes(self.body)})
 
 
+class ProxyMetrics:
+    """Counts refusals of the proxy where those of the service are counted: in Ray Serve's metrics and in ours."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        tags = ("route", "method", "application")
+        self._requests = metrics.Counter("serve_num_http_requests", tag_keys=(*tags, "status_code"))
+        self._errors = metrics.Counter("serve_num_http_error_requests", tag_keys=(*tags, "error_code"))
+        self._images = ClientMetrics()
+
+    def count_refusal(self, kind: Kind) -> None:
+        """Count a request that was refused here."""
+        tags, status = {"route": PATH, "method": "POST", "application": APP}, str(OVERLOADED_STATUS)
+        self._requests.inc(tags=tags | {"status_code": status})
+        self._errors.inc(tags=tags | {"error_code": status})
+        self._images.count_refusal(kind.model, kind.num_images)
+
+
 class RefusalMiddleware:
     """Wraps Ray's proxy."""
 
@@ -68,9 +96,7 @@ class RefusalMiddleware:
         """Wrap an application."""
         self.app = app
         self._memories = RefusalMemories[bytes, Answer]()
-        self._refusals = metrics.Counter(
-            "emoji_ldm_requests_turned_away", "requests that the proxy turned away because queues were full"
-        )
+        self._metrics = ProxyMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that would be refused, and route all others."""
@@ -85,12 +111,13 @@ class RefusalMiddleware:
 
         if kind is None:
             return await self.app(scope, receive_all, send)
-        return await self._route(self._memories.of(kind), scope, receive_all, send)
+        return await self._route(kind, scope, receive_all, send)
 
-    async def _route(self, memory: RefusalMemory[Answer], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _route(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
         """Route a request of a known kind, unless it would be refused."""
+        memory = self._memories.of(kind.digest)
         if refusal := memory.known_refusal():
-            self._refusals.inc()
+            self._metrics.count_refusal(kind)
             request_id = Headers(scope=scope).get("x-request-id") or f"req_{uuid.uuid4().hex}"
             return await refusal.send_again(request_id.encode("latin-1"), send)
         answer = Answer()
@@ -124,8 +151,8 @@ def _size(part: Message) -> int:
     return len(part.get("body", b""))
 
 
-def _kind_of(scope: Scope, parts: Sequence[Message]) -> bytes | None:
-    """Requests of one kind are refused together; None if this one is to be routed in any case."""
+def _kind_of(scope: Scope, parts: Sequence[Message]) -> Kind | None:
+    """The kind of a request; None if it is to be routed in any case."""
     headers, body = Headers(scope=scope), b"".join(part.get("body", b"") for part in parts)
     is_whole = parts and not parts[-1].get("more_body") and len(body) <= MAX_BODY_BYTES
     # A request that is sent again under its idempotency key gets the answer that the first one got.
@@ -137,9 +164,11 @@ def _kind_of(scope: Scope, parts: Sequence[Message]) -> bytes | None:
         return None
     if not isinstance(fields, dict):
         return None
-    kind = [*map(headers.get, HEADERS), *map(fields.get, FIELDS)]
+    equal = [*map(headers.get, HEADERS), *map(fields.get, FIELDS)]
     # A digest, as it has one length, and keeps no keys of callers.
-    return hashlib.blake2b(json.dumps(kind).encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(json.dumps(equal).encode(), digest_size=16).digest()
+    model, num_images = fields.get("model"), fields.get("n")
+    return Kind(digest, model if isinstance(model, str) else "", num_images if isinstance(num_images, int) else 1)
 
 
 def middlewares() -> list[Middleware]:

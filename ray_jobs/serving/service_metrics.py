@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # only replicas import torch
     from emoji_ldm.generate.continuous_batching.batcher import BatcherStats
     from emoji_ldm.serve.bulk.job_runner import RunnerStats
 
+APP = "emoji-ldm"  # the application of Ray Serve, in its own metrics
 PREFIX = "emoji_ldm_"
 # Batch sizes are whole numbers, so small ones have a bucket each. The boundaries are part of the dashboards.
 BATCH_BUCKETS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
@@ -82,9 +83,9 @@ class ClientMetrics:
         """Count an image that is repeated."""
         self._replays.inc(tags={"model": model})
 
-    def count_refusal(self, model: str) -> None:
-        """Count an image that was turned away."""
-        self._refusals.inc(tags={"model": model})
+    def count_refusal(self, model: str, num_images: int = 1) -> None:
+        """Count images that were turned away."""
+        self._refusals.inc(num_images, tags={"model": model})
 
     def count_timeout(self, model: str) -> None:
         """Count an image whose time was over."""

@@ -43,6 +43,12 @@ def post(url, **body):
     return httpx.post(f"{url}/v1/images/generations", json=body, timeout=60)
 
 
+def num_refused(metrics):
+    """Requests that were answered by 503, of all processes."""
+    counts = re.findall(r'^ray_serve_num_http_error_requests_total{.*error_code="503".*} (\S+)$', metrics, re.MULTILINE)
+    return sum(map(float, counts))
+
+
 def png_of(answer):
     return base64.b64decode(answer.json()["data"][0]["b64_json"])
 
@@ -87,7 +93,9 @@ def test_previews_come_before_the_picture_that_a_plain_request_gets(service):
 
 
 @pytest.mark.slow
-def test_overload_is_answered_at_once_and_the_service_lives_on(service):
+def test_overload_is_answered_at_once_and_the_service_lives_on(started, service):
+    metrics = re.search(METRICS, started.log.read_text())[1]
+    before = num_refused(httpx.get(metrics, timeout=10).text)
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda seed: post(service, prompt="a", seed=seed, n=10, steps=5), range(60)))
     assert {answer.status_code for answer in answers} == {200, 503}
@@ -97,6 +105,10 @@ def test_overload_is_answered_at_once_and_the_service_lives_on(service):
     by_proxy = [answer for answer in refused if answer.headers["x-request-id"].startswith("req_")]  # Ray's are bare
     assert by_proxy and len(by_proxy) < len(refused), "the proxy refused what the service had refused before"
     assert {frozenset(answer.headers) for answer in refused} == {frozenset(refused[0].headers)}
+    deadline, expected = time.monotonic() + 30, before + len(refused)
+    while (counted := num_refused(httpx.get(metrics, timeout=10).text)) < expected and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert counted == expected, "those of the proxy are counted with those of the service"
     assert post(service, prompt="a", steps=1).status_code == 200
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -42,10 +43,10 @@ class Service:
 
 @pytest.fixture
 def refused(monkeypatch):
-    """Counts the refusals of the proxy."""
+    """Model and number of images of each request that the proxy refused."""
     counted = []
-    counter = type("Counter", (), {"inc": lambda self: counted.append(1)})
-    monkeypatch.setattr(proxy_refusals.metrics, "Counter", lambda *_: counter())
+    counter = SimpleNamespace(count_refusal=lambda kind: counted.append((kind.model, kind.num_images)))
+    monkeypatch.setattr(proxy_refusals, "ProxyMetrics", lambda: counter)
     return counted
 
 
@@ -83,7 +84,7 @@ def test_a_refusal_is_repeated_as_it_was_without_asking_the_service_again(refuse
         return (await client.post(PATH, json=SMALL)).status_code
 
     assert run(2, talk) == 200, "a place is free again"
-    assert len(refused) == 1
+    assert refused == [("", 1)]
 
 
 @pytest.mark.parametrize(
