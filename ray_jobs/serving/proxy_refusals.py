@@ -2,7 +2,7 @@
 
 To route a request to the ingress and its answer back takes Ray some twenty times the CPU time that the answer itself
 takes. Under overload most requests are refused, and this time is taken from those that draw and from those that are
-answered. So the proxy remembers refusals itself: by caller, model and size of the image, as the replicas refuse.
+answered. So the proxy remembers refusals itself: by caller, model, size and steps, as the replicas refuse.
 
 Ray Serve calls `middlewares` in each proxy if RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it.
 """
@@ -30,7 +30,7 @@ from ray_jobs.serving.service_metrics import APP, ClientMetrics
 PATH = "/v1/images/generations"
 # What has to be equal for an answer to hold for another request: who asks, from where, and for how much.
 HEADERS = ("authorization", "host", "origin")
-FIELDS = ("model", "size", "n", "stream")
+FIELDS = ("model", "size", "n", "num_inference_steps", "stream")
 MAX_BODY_BYTES = 64 * 1024  # of a body that is looked into; a longer one is routed
 BODY_S = 1.0  # a body that takes longer to arrive is routed too; the ingress has limits for slow clients
 OVERLOADED_STATUS = 503

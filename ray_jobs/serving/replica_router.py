@@ -86,8 +86,8 @@ class ReplicaRouter:
         self._entries: Entries = {}
         self._catalog_read_at = -math.inf
         self._limits, self._metrics = dict(limits), ClientMetrics()
-        # Seconds to wait, by model, tenant, width and height.
-        self._memories = RefusalMemories[tuple[str, str, int, int], float]()
+        # Seconds to wait, by model, tenant, width, height and steps.
+        self._memories = RefusalMemories[tuple[str, str, int, int, int], float]()
         self._refreshed_at: dict[str, float] = {}  # when a replica last reported the limits of its model
         self._stale: set[str] = set()  # models whose replicas may have other limits by now
 
@@ -137,9 +137,10 @@ class ReplicaRouter:
                 async for item in items:
                     yield item
             return
-        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others. And by size:
-        # where a large image would be late, a small one, which shares no forward pass with it, may be in time.
-        memory = self._memories.of((task.model, task.tenant, task.request.width_px, task.request.height_px))
+        # By tenant: a tenant that may not fill the queue any further is no reason to refuse the others. And by work:
+        # where a large image or one of many steps would be late, a lesser one may be in time.
+        request = task.request
+        memory = self._memories.of((task.model, task.tenant, request.width_px, request.height_px, request.steps))
         try:
             if (retry_after_s := memory.known_refusal()) is not None:
                 raise Overloaded(retry_after_s)
