@@ -51,12 +51,14 @@ class Answer:
 
     start: Message = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
+    is_complete: bool = False
 
     def add(self, message: Message) -> None:
-        """Take up a part."""
+        """Take up a part that was sent."""
         if message["type"] == "http.response.start":
             self.start = dict(message)
         self.body += message.get("body", b"")
+        self.is_complete = message["type"] == "http.response.body" and not message.get("more_body")
 
     @property
     def is_refusal(self) -> bool:
@@ -123,16 +125,17 @@ class RefusalMiddleware:
         answer = Answer()
 
         async def note_and_send(message: Message) -> None:
+            await send(message)
             # Images are not kept, only refusals.
             if message["type"] == "http.response.start" or answer.is_refusal:
                 answer.add(message)
-            await send(message)
 
         with memory.counted():
             try:
                 await self.app(scope, receive, note_and_send)
             finally:
-                if answer.is_refusal:
+                # Half a refusal, to a client that left meanwhile, is none to send again.
+                if answer.is_refusal and answer.is_complete:
                     memory.note_refusal(answer)
         return None
 

@@ -166,6 +166,25 @@ def test_a_body_that_comes_late_is_routed_whole(refused, monkeypatch):
     assert read == [b"{}"]
 
 
+def test_half_a_refusal_is_not_sent_again(refused):
+    async def cut_off(scope, receive, send):
+        await read_all(receive)
+        headers = [(b"retry-after", b"3"), (b"content-length", b"9")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ConnectionAbortedError
+
+    async def ask():
+        app = RefusalMiddleware(cut_off)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
+            await asyncio.gather(*(client.post(PATH, json=SMALL) for _ in range(4)), return_exceptions=True)
+        (memory,) = app._memories._memories.values()
+        return memory.known_refusal()
+
+    assert asyncio.run(ask()) is None and not refused
+
+
 def test_a_client_that_leaves_is_not_in_flight_any_more(refused):
     async def talk(service, client):
         (leaving,) = await fill(service, client, 1)
