@@ -180,6 +180,7 @@ def test_half_a_refusal_is_not_sent_again(refused):
         async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
             await asyncio.gather(*(client.post(PATH, json=SMALL) for _ in range(4)), return_exceptions=True)
         (memory,) = app._memories._memories.values()
+        memory.in_flight = 100
         return memory.known_refusal()
 
     assert asyncio.run(ask()) is None and not refused
