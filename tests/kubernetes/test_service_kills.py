@@ -24,6 +24,7 @@ from emoji_ldm.generate.pipeline_loader import load_model, sampling_device
 from emoji_ldm.generate.png_metadata import clear_faint_pixels, read_request
 from emoji_ldm.generate.request import GenerationRequest
 from emoji_ldm.serve.bulk.set_client import open_client
+from ray_jobs.execution.ray_runtime import SERVICE_SETTINGS
 from tests.kubernetes.ray_pods import Redis, System, proxies, until
 from tests.seaweedfs_server import SeaweedServer
 from tests.tiny_pipelines import pixels_of
@@ -51,7 +52,7 @@ def store_server(tmp_path):
 @pytest.fixture
 def system(tmp_path, store_server, tiny_pipeline):
     found = System(tmp_path)
-    found.environment |= store_server.environment
+    found.environment |= store_server.environment | SERVICE_SETTINGS
     found.redis = Redis(tmp_path)
     try:
         found.start_head()
