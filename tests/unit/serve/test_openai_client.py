@@ -4,12 +4,14 @@ import asyncio
 import base64
 import io
 import time
+from types import SimpleNamespace
 
 import openai
 import pytest
 from PIL import Image
 
 from emoji_ldm.config.serve import ServeConfig
+from emoji_ldm.serve import image_quota
 from emoji_ldm.serve.api_keys import new_key, write_keys
 from emoji_ldm.serve.backend import Overloaded, TaskTimeout
 from tests.unit.serve.fake_backend import FakeBackend, image_file, request_in, serving, wait_until
@@ -197,7 +199,16 @@ def test_keys_kinds_and_quotas_raise_the_exceptions_of_the_client(tmp_path, monk
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
+@pytest.fixture
+def a_minute_ends_soon(monkeypatch):
+    """For quotas, whose minutes are those of the clock."""
+    now = time.time
+    ahead_s = 55 - now() % 60
+    monkeypatch.setattr(image_quota, "time", SimpleNamespace(time=lambda: now() + ahead_s))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("a_minute_ends_soon")
 def test_a_client_over_its_quota_retries_after_the_given_pause_unless_that_is_minutes(tmp_path):
     path, backend = str(tmp_path / "keys.json"), FakeBackend()
     (busy, one), (owing, two) = new_key("busy", "interactive", 60, None), new_key("owing", "interactive", 1, None)
