@@ -101,12 +101,14 @@ async def _capacity(service: Service, seconds: float) -> float:
     ends_at = time.perf_counter() + seconds
 
     async def client_loop(client: httpx.AsyncClient) -> None:
+        body = _body(rng)
         while time.perf_counter() < ends_at:
-            body = _body(rng)
             response = await client.post(f"{service.url}/v1/images/generations", json=body)
             if response.status_code == 200:
                 done.append((time.perf_counter(), body["num_inference_steps"]))
+                body = _body(rng)
             else:
+                # Again, not another one: large images are refused more often, and the mix would lose them.
                 await asyncio.sleep(0.2)
 
     async with _client() as client:
