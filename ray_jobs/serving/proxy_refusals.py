@@ -33,7 +33,7 @@ HEADERS = ("authorization", "host", "origin")
 FIELDS = ("model", "size", "n", "num_inference_steps", "stream")
 MAX_BODY_BYTES = 64 * 1024  # of a body that is looked into; a longer one is routed
 BODY_S = 1.0  # a body that takes longer to arrive is routed too; the ingress has limits for slow clients
-OVERLOADED_STATUS = 503
+OVERLOADED_STATUS, OVERLOADED_CODE = 503, b'"overloaded"'  # as `emoji_ldm.serve.errors` has them
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class RefusalMiddleware:
                 await self.app(scope, receive, note_and_send)
             finally:
                 # Half a refusal, to a client that left meanwhile, is none to send again.
-                if answer.is_refusal and answer.is_complete:
+                # And a store that is away, which is a 503 too, may be back at any moment.
+                if answer.is_refusal and answer.is_complete and OVERLOADED_CODE in answer.body:
                     memory.note_refusal(answer)
         return None
 
