@@ -3,15 +3,14 @@
 import json
 import os
 import time
-from collections import Counter
 
 import pytest
 import yaml
 
 from tests.e2e import helper_pods
-from tests.e2e.conftest import OVERLAY, emoji_ldm, objects, pods_of, until
+from tests.e2e.conftest import OVERLAY, emoji_ldm, objects, until
 from tests.e2e.test_crawl import operator_pods
-from tests.e2e.test_service import WORKERS, is_ready, load, ready_service
+from tests.e2e.test_service import assert_all_answered, load, ready_service, workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("installed")]
 RATE = 0.3  # requests per second, which one replica answers on a CPU that it shares
@@ -23,18 +22,6 @@ def up(tmp_path, **values):
     site.write_text(yaml.safe_dump({"overlay": OVERLAY, **values}))
     status, said, _ = emoji_ldm("cluster", "up", "--site", str(site))
     assert status == 0, said
-
-
-def workers():
-    """The service's workers that are ready."""
-    return [pod for pod in pods_of(*WORKERS) if is_ready(pod)]
-
-
-def assert_all_answered(name, record):
-    told = helper_pods.results_of(name, 900)
-    record(f"{name}: requests", len(told))
-    record(f"{name}: slowest answer, s", max(one["s"] for one in told))
-    assert set(Counter(str(one["status"]) for one in told)) == {"200"}, Counter(str(one["status"]) for one in told)
 
 
 def test_another_image_under_load_loses_no_request(helpers, record, tmp_path):
