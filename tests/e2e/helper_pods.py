@@ -12,6 +12,7 @@ from tests.manifests.render import K8S
 
 OWN = "emoji-ldm-e2e"
 SITE = f"site.{OWN}.svc.cluster.local"
+POLICIES = ("e2e-site", "e2e-clients")  # in the project's namespace
 SCRIPTS = Path(__file__).parent / "in_cluster"
 
 
@@ -55,13 +56,13 @@ def open_namespace():
     call("apply", "--server-side", "-f", "-", objects=[space])
     # kubectl refuses objects of another namespace than that of its options.
     call("apply", "--server-side", "-f", "-", namespace=NAMESPACE, objects=[
-        policy("e2e-site", {"emoji-ldm/internet": "true"}, "Egress", {"to": peer}),
-        policy("e2e-clients", serve, "Ingress", {"from": peer})])  # fmt: skip
+        policy(POLICIES[0], {"emoji-ldm/internet": "true"}, "Egress", {"to": peer}),
+        policy(POLICIES[1], serve, "Ingress", {"from": peer})])  # fmt: skip
 
 
 def close_namespace():
     """Delete what `open_namespace` created, and all Pods in it."""
-    call("delete", "networkpolicy", "e2e-site", "e2e-clients", "--ignore-not-found", namespace=NAMESPACE)
+    call("delete", "networkpolicy", *POLICIES, "--ignore-not-found", namespace=NAMESPACE)
     call("delete", "namespace", OWN, "--ignore-not-found")
 
 

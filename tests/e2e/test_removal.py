@@ -10,15 +10,17 @@ from tests.e2e import helper_pods
 from tests.e2e.conftest import OVERLAY, emoji_ldm, forwarded_store, kubectl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.usefixtures("installed")]
-BY_KUBERNETES = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}
+# Of Kubernetes, and of the helpers where other tests have run before.
+OTHERS = {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default",
+          *(f"NetworkPolicy/{name}" for name in helper_pods.POLICIES)}  # fmt: skip
 
 
 def left():
-    """Everything in the namespace, as KIND/NAME, but for events, which expire by themselves."""
+    """What is left in the namespace, as KIND/NAME, but for events, which expire by themselves."""
     kinds = kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
     kinds = [kind for kind in kinds if not kind.startswith("events") and "metrics.k8s.io" not in kind]
     found = json.loads(kubectl("get", ",".join(kinds), "-o", "json"))["items"]
-    return {f"{one['kind']}/{one['metadata']['name']}" for one in found} - BY_KUBERNETES
+    return {f"{one['kind']}/{one['metadata']['name']}" for one in found} - OTHERS
 
 
 def test_down_leaves_nothing_but_volume_and_secrets_and_up_finds_the_data(monkeypatch, record):
