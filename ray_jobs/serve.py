@@ -24,6 +24,7 @@ from emoji_ldm.errors import JobError, StoreError, UntrainedError
 from emoji_ldm.progress import print_status
 from emoji_ldm.serve import tracing
 from emoji_ldm.serve.auth import unauthenticated_warning
+from emoji_ldm.serve.host_check import is_loopback
 from emoji_ldm.store import Store
 from ray_jobs.execution import ray_runtime
 from ray_jobs.serving.autoscaling import least_replicas, with_default_replicas
@@ -130,6 +131,9 @@ def build_app(args: dict[str, str]) -> serve.Application:
     """
     overrides = [f"{name}={value}" for name, value in args.items() if name != "config"]
     config, setup_over = load(args.get("config"), overrides), stop_after_delay(STORE_SETUP_TIMEOUT_S)
+    if is_loopback(config.serve.host):
+        # Where Ray's proxies listen stands in the manifest; other Pods reach them, so keys are needed in any case.
+        config = config.model_copy(update={"serve": config.serve.model_copy(update={"host": "0.0.0.0"})})
     # Only the two errors that pass by themselves are retried. Any other error of `checked_models` is a mistake in the
     # configuration, and a failed application is then the right answer.
     attempts = Retrying(

@@ -1,7 +1,7 @@
 """The caller of a request: whose jobs it may see, what its quota allows, and what it has used.
 
-Routes charge the quota of a key's owner (`image_quota`) before they generate or store anything, and refund what was not
-generated, so that errors of the service cost its users nothing.
+Routes charge the quota of a key's owner (`image_quota`) before they generate or store anything, and refund requests
+that failed and jobs that were cancelled. Single images of a job that failed or expired are not refunded.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Caller:
         if self.quota:
             self.quota.refund(images)
         self._count(images=-images)
+
+    async def refund_soon(self, images: int) -> None:
+        """As `refund`, in an event loop, which must not wait for a thread that asks the store."""
+        await asyncio.get_running_loop().run_in_executor(QUOTA_THREADS, self.refund, images)
 
     def refund_job(self, images: int) -> None:
         """Return the charge for images of a bulk job; raises StoreError."""

@@ -80,24 +80,30 @@ class ImageService:
         _refuse_useless(key, parsed, has_links=self.links is not None)
         seed = secrets.randbelow(NUM_SEEDS) if parsed.seed is None else parsed.seed
         if not key:
-            return await self._respond(request, self._create_job(request, parsed, make_requests(seed)))
+            job = self._create_job(request, parsed, make_requests(seed))
+            await _charge(request, job)
+            return await self._respond(request, job)
         if self.repeated is None:
             raise RequestError("this service has no store, and so no idempotency keys", param="idempotency_key")
         identity = request_identity(owner_of(request), key, *parts)
         attempt = await self.repeated.begin(identity, seed)
         if attempt.body is not None:
             return Response(attempt.body, media_type="application/json", headers={"Idempotent-Replayed": "true"})
-        job = self._create_job(request, parsed, make_requests(attempt.seed))
+        job, is_paid = self._create_job(request, parsed, make_requests(attempt.seed)), attempt.is_paid
         try:
-            response = await self._respond(request, job, is_paid=attempt.is_paid)
+            if not is_paid:
+                await _charge(request, job)
+                is_paid = True
+            response = await self._respond(request, job)
         except asyncio.CancelledError:
             # The client has left. Shielded, since a second cancellation may come meanwhile.
-            await asyncio.shield(_quietly(self.repeated.leave(identity, attempt.seed)))
+            end = self.repeated.leave(identity, attempt) if is_paid else self.repeated.forget(identity, attempt)
+            await asyncio.shield(_quietly(end))
             raise
         except Exception:
-            await _quietly(self.repeated.forget(identity))
+            await _quietly(self.repeated.forget(identity, attempt))
             raise
-        await _quietly(self.repeated.finish(identity, bytes(response.body)))
+        await _quietly(self.repeated.finish(identity, attempt, bytes(response.body)))
         return response
 
     def _create_job(self, request: Request, parsed: ImageRequest, requests: Sequence[GenerationRequest]) -> ImageJob:
@@ -112,12 +118,9 @@ class ImageService:
                            tells_place=parsed.queue_events) for each in requests]  # fmt: skip
         return ImageJob(parsed, tasks)
 
-    async def _respond(self, request: Request, job: ImageJob, *, is_paid: bool = False) -> Response:
+    async def _respond(self, request: Request, job: ImageJob) -> Response:
         """Return the images, or a stream whose first event is ready; a failure before that is refunded."""
         caller: Caller = request.state.caller
-        # Charged before generating: many requests at once would otherwise all pass the check first.
-        if not is_paid:
-            await caller.charge_soon(len(job.tasks))
         try:
             if job.request.stream:
                 events = _events(self, job)
@@ -132,7 +135,7 @@ class ImageService:
         except Exception:
             # A disconnect (CancelledError) is not refunded: the images may be almost finished, and a client could
             # generate for free by disconnecting in time.
-            caller.refund(len(job.tasks))
+            await caller.refund_soon(len(job.tasks))
             raise
         return JSONResponse(response_body(job.request, job.tasks[0].request.seed, images, links))
 
@@ -186,6 +189,12 @@ def _refuse_useless(key: str, parsed: ImageRequest, *, has_links: bool) -> None:
     if parsed.stream and parsed.response_format == "url":
         raise RequestError("response_format='url' is refused with stream, whose events hold the images",
                            param="response_format")  # fmt: skip
+
+
+async def _charge(request: Request, job: ImageJob) -> None:
+    """Charge a request before its images: many at once would otherwise all pass the check first."""
+    caller: Caller = request.state.caller
+    await caller.charge_soon(len(job.tasks))
 
 
 async def _quietly(work: Awaitable[None]) -> None:

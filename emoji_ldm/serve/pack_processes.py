@@ -70,7 +70,7 @@ class PackProcesses:
         try:
             await self.build(folder, options, uploads)
         except Exception:
-            caller.refund(charge)
+            await caller.refund_soon(charge)
             raise
         # The folder goes as soon as the ZIP is open: an open file stays readable, and nothing is left after a crash.
         file, size = (folder / PACK_FILE).open("rb"), (folder / PACK_FILE).stat().st_size

@@ -64,8 +64,9 @@ output "max_nodes" {
 }
 
 output "site" {
-  description = "What to write into k8s/overlays/eks/site (terraform output -raw site); the images' digests come with the push."
+  description = "The site file of this stack (terraform output -raw site > site.yaml); the images' digests come with the push."
   value = templatefile("${path.module}/site.tftpl", {
+    name         = var.name
     region       = var.region
     bucket       = module.storage.bucket
     store        = "s3://${module.storage.bucket}/${var.store_folder}"

@@ -117,7 +117,10 @@ class ModelVariants:
             self._used.move_to_end(name)
             self._forget_oldest()
             LOG.info("model %s: loaded %s", self.loader.served.name, name)
-        except (ModelError, StoreError) as error:
+        except StoreError as error:  # it will be back, so the model is not broken
+            LOG.warning("model %s cannot load %s for now: %s", self.loader.served.name, name, error)
+            raise Overloaded(RETRY_S) from None
+        except ModelError as error:
             self._broken.add(name)
             LOG.warning("model %s cannot load %s: %s", self.loader.served.name, name, error)
             raise ConfigError(f"{name!r} cannot be used: its weights are missing or do not fit the model") from None

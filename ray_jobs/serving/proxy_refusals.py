@@ -30,7 +30,7 @@ from ray_jobs.serving.service_metrics import APP, ClientMetrics
 PATH = "/v1/images/generations"
 # What has to be equal for an answer to hold for another request: who asks, from where, and for how much.
 HEADERS = ("authorization", "host", "origin")
-FIELDS = ("model", "size", "n", "num_inference_steps", "stream")
+FIELDS = ("model", "size", "n", "num_inference_steps", "steps", "quality", "stream")  # the three set the steps
 MAX_BODY_BYTES = 64 * 1024  # of a body that is looked into; a longer one is routed
 BODY_S = 1.0  # a body that takes longer to arrive is routed too; the ingress has limits for slow clients
 OVERLOADED_STATUS, OVERLOADED_CODE = 503, b'"overloaded"'  # as `emoji_ldm.serve.errors` has them
@@ -164,13 +164,13 @@ def _kind_of(scope: Scope, parts: Sequence[Message]) -> Kind | None:
         return None
     try:
         fields: Any = json.loads(body)
+        if not isinstance(fields, dict):
+            return None
+        equal = json.dumps([*map(headers.get, HEADERS), *map(fields.get, FIELDS)])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(fields, dict):
-        return None
-    equal = [*map(headers.get, HEADERS), *map(fields.get, FIELDS)]
     # A digest, as it has one length, and keeps no keys of callers.
-    digest = hashlib.blake2b(json.dumps(equal).encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(equal.encode(), digest_size=16).digest()
     model, num_images = fields.get("model"), fields.get("n")
     return Kind(digest, model if isinstance(model, str) else "", num_images if isinstance(num_images, int) else 1)
 

@@ -57,7 +57,8 @@ def test_a_crawl_with_real_browsers_finds_all_and_nothing_twice(submit, site, re
 
 def test_kills_of_every_part_lose_and_double_nothing(submit, site, record, monkeypatch):
     """Worker, store, submitter, operator and head are killed one after the other while a crawl runs."""
-    uri, name, chance = "s3://emoji-ldm/e2e-kills", "e2e-kills", random.Random(SEED)
+    # A store of its own each time: a site is not read twice.
+    uri, name, chance = f"s3://emoji-ldm/e2e-kills-{int(time.time())}", "e2e-kills", random.Random(SEED)
     submit("crawl", name, *words_of(site, uri), "--detach")
     words = [sys.executable, "-m", "ray_jobs", "cluster", "logs", name, "--follow"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as follower:

@@ -43,6 +43,8 @@ def phase(name):
 
 
 def test_on_a_full_node_batch_evicts_nothing_and_the_store_evicts_batch(record):
+    # Pods of earlier jobs that are still ending would free memory meanwhile.
+    until(lambda: not [one for one in objects("pods") if one["metadata"].get("deletionTimestamp")])
     (store,) = pods_of("app.kubernetes.io/name=store")
     node = store["spec"]["nodeName"]
     running = {one["metadata"]["uid"] for one in objects("pods") if one["status"]["phase"] == "Running"}

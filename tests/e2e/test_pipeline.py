@@ -3,7 +3,7 @@
 import pytest
 
 from emoji_ldm.store import Store
-from tests.e2e.conftest import forwarded_store, kubectl
+from tests.e2e.conftest import forwarded_store, kubectl, until
 from tests.e2e.test_crawl import words_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -22,4 +22,6 @@ def test_the_pipeline_runs_from_crawl_to_report_in_one_job(submit, site, record,
         assert f"\n{stage}\n" in said, f"{stage} printed no summary"
     with forwarded_store(monkeypatch):
         assert b"<html" in Store(URI).read("runs", "dev", "report.html")
-    assert not kubectl("get", "raycluster", "-l", "ray.io/originated-from-cr-name=e2e-pipeline", "-o", "name").strip()
+    kubectl("delete", "rayjob", "e2e-pipeline")
+    clusters = ("get", "raycluster", "-l", "ray.io/originated-from-cr-name=e2e-pipeline", "-o", "name")
+    until(lambda: not kubectl(*clusters).strip(), 120)

@@ -7,7 +7,7 @@ import pytest
 from emoji_ldm.kubernetes.kubectl import NAMESPACE
 from emoji_ldm.store import Store
 from tests.e2e import helper_pods
-from tests.e2e.conftest import OVERLAY, emoji_ldm, forwarded_store, kubectl
+from tests.e2e.conftest import OVERLAY, emoji_ldm, forwarded_store, kubectl, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.usefixtures("installed")]
 # Of Kubernetes, and of the helpers where other tests have run before.
@@ -30,7 +30,8 @@ def test_down_leaves_nothing_but_volume_and_secrets_and_up_finds_the_data(monkey
     assert status == 0, said
     record("cluster down, s", seconds)
     try:
-        assert {name.partition("/")[0] for name in left()} == {"PersistentVolumeClaim", "Secret"}, left()
+        # Pods of the service may take their whole time to end.
+        until(lambda: {name.partition("/")[0] for name in left()} == {"PersistentVolumeClaim", "Secret"}, 240)
         for kind in ("clusterqueues", "priorityclasses", "validatingadmissionpolicies"):
             words = ("get", kind, "-l", f"app.kubernetes.io/part-of={NAMESPACE}", "-o", "name")
             assert not helper_pods.call(*words, check=False).strip()

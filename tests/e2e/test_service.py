@@ -114,9 +114,9 @@ def test_a_worker_that_is_evicted_under_load_loses_no_request(helpers, two_worke
 
 
 def test_a_killed_head_costs_no_request(helpers, two_workers, record):
-    load(helpers, "headless")
-    head = pods_of("emoji-ldm/stage=serve", "emoji-ldm/role=head")[0]["metadata"]["name"]
     if not objects("rayservices.ray.io")[0]["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions"):
         pytest.skip("this overlay has no Redis, so a lost head is a new cluster")
+    load(helpers, "headless")
+    head = pods_of("emoji-ldm/stage=serve", "emoji-ldm/role=head")[0]["metadata"]["name"]
     kubectl("delete", "pod", head, "--force", "--grace-period=0", "--wait=false")
     assert_all_answered("headless", record)

@@ -64,9 +64,20 @@ def test_a_manifest_names_the_config_file_and_overrides(tmp_path, tiny_pipeline)
     from ray_jobs.serve import build_app
 
     (tmp_path / "config.yaml").write_text(tiny_config(tmp_path, tiny_pipeline).to_yaml())
-    assert build_app({"config": str(tmp_path / "config.yaml"), "serve.max_replicas": "3"})
+    args = {"config": str(tmp_path / "config.yaml"), "serve.anonymous": "true"}
+    assert build_app({**args, "serve.max_replicas": "3"})
     with pytest.raises(ConfigError, match=r"serve\.min_replicas=9"):
-        build_app({"config": str(tmp_path / "config.yaml"), "serve.min_replicas": "9"})
+        build_app({**args, "serve.min_replicas": "9"})
+
+
+@pytest.mark.slow
+def test_the_application_of_a_manifest_needs_keys_whatever_the_address_of_its_configuration_is(tmp_path, tiny_pipeline):
+    """Ray's proxies listen where the manifest says."""
+    from ray_jobs.serve import build_app
+
+    (tmp_path / "config.yaml").write_text(tiny_config(tmp_path, tiny_pipeline).to_yaml())
+    with pytest.raises(ConfigError, match="emoji-ldm keys add"):
+        build_app({"config": str(tmp_path / "config.yaml"), "serve.host": "127.0.0.1"})
 
 
 def test_the_application_of_a_manifest_waits_for_the_first_checkpoint(monkeypatch):

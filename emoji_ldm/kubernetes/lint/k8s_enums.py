@@ -39,6 +39,9 @@ START_OPTIONS = frozenset(START_OPTIONS_TEXT.split())
 
 # The resources that this project uses. Any other name is valid for Kubernetes and waits for a node that offers it.
 RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"})
+# What a site may request beside them: parts of a GPU (MIG), and the network cards of AWS for NCCL.
+GPU_PART = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb")
+DEVICES = re.compile(rf"{GPU_PART.pattern}|vpc\.amazonaws\.com/efa")
 
 # The values that a field accepts, by its name, or by the names of its parent and itself where one name is ambiguous.
 ALLOWED_VALUES: dict[str, tuple[str, ...]] = {

@@ -38,6 +38,7 @@ DECREASE_INTERVAL_S = 1.0  # all calls of a round are refused at the same moment
 PERMANENT_ERRORS = (EmojiLdmError, ValueError)
 MAX_TRIES = 4
 OUTAGE_WEIGHT = 0.2  # weight of a failed try while no other image succeeded
+UNKNOWN_MODEL_S = 15.0  # a model that was registered a moment ago is not known here yet
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between tries; each pause is twice the one before
 LONGEST_REASON = 500  # characters
 
@@ -130,6 +131,7 @@ class ItemExecutor:
         self.backend, self.first_pause_s = backend, first_pause_s
         self.windows = defaultdict[str, AimdWindow](lambda: AimdWindow(max_in_flight))
         self.num_failures = 0  # tries that ended in an error other than Overloaded
+        self._missing_since: dict[str, float] = {}  # models that nobody here knows, by time.monotonic()
         # One lock per model, since only images of one model share batches.
         self._solo_locks = defaultdict[str, asyncio.Lock](asyncio.Lock)  # by model
 
@@ -143,7 +145,7 @@ class ItemExecutor:
         """
         if item.line.error:
             return failed_row(item, item.line.error)
-        if item.line.model not in models:
+        if item.line.model not in models and not await self._appears(item.line.model):
             # The model may have been removed from the configuration after the job was created.
             return failed_row(item, f"there is no model {item.line.model!r} any more")
         task = ImageTask(item.line.model, item.request, tenant=job.owner, bulk=True,
@@ -173,6 +175,16 @@ class ItemExecutor:
             else:
                 window.record_success()
                 return row
+
+    async def _appears(self, model: str) -> bool:
+        """Whether a model that is not known here becomes known soon; the images of a job wait for it together."""
+        since = self._missing_since.setdefault(model, time.monotonic())
+        while time.monotonic() - since < UNKNOWN_MODEL_S:
+            await asyncio.sleep(self.first_pause_s)
+            if model in await self.backend.models():
+                self._missing_since.pop(model, None)
+                return True
+        return False
 
     async def _generate_row(self, item: JobItem, task: ImageTask, *, solo: bool) -> ItemRow:
         png = await self._generate(task, solo=solo)

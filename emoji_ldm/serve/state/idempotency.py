@@ -43,6 +43,7 @@ class Attempt:
     """How to go on with a request."""
 
     seed: int
+    expires_at: float  # of the folder with its files, which stays the same one if the day ends meanwhile
     body: bytes | None = None  # the response, if there is one already
     is_paid: bool = False
 
@@ -88,39 +89,40 @@ class RepeatedRequests:
         """
         return await asyncio.to_thread(self._begin, identity, seed)
 
-    async def finish(self, identity: RequestIdentity, body: bytes) -> None:
+    async def finish(self, identity: RequestIdentity, attempt: Attempt, body: bytes) -> None:
         """Store the response; raises StoreError."""
-        await asyncio.to_thread(self.folder.write, body, f"{identity.name}.body", self._expires_at())
+        await asyncio.to_thread(self.folder.write, body, f"{identity.name}.body", attempt.expires_at)
 
-    async def leave(self, identity: RequestIdentity, seed: int) -> None:
+    async def leave(self, identity: RequestIdentity, attempt: Attempt) -> None:
         """Let the next repetition go on where a client has left that had paid; raises StoreError."""
-        data = json.dumps(asdict(Claim(identity.digest, seed, 0.0, is_paid=True))).encode()
-        await asyncio.to_thread(self.folder.write, data, f"{identity.name}.claim", self._expires_at())
+        data = json.dumps(asdict(Claim(identity.digest, attempt.seed, 0.0, is_paid=True))).encode()
+        await asyncio.to_thread(self.folder.write, data, f"{identity.name}.claim", attempt.expires_at)
 
-    async def forget(self, identity: RequestIdentity) -> None:
+    async def forget(self, identity: RequestIdentity, attempt: Attempt) -> None:
         """Forget a request that failed; raises StoreError."""
-        await asyncio.to_thread(self.folder.remove, f"{identity.name}.claim", self._expires_at())
+        await asyncio.to_thread(self.folder.remove, f"{identity.name}.claim", attempt.expires_at)
 
     def _begin(self, identity: RequestIdentity, seed: int) -> Attempt:
         # A key that was used before midnight is looked for in the folder of that day as well.
         now = time.time()
         claim = Claim(identity.digest, seed, now + self.timeout_s + GRACE_S)
         data = json.dumps(asdict(claim)).encode()
-        for expires_at in (self._expires_at() - PERIOD_S, self._expires_at()):
+        today = self._expires_at()
+        for expires_at in (today - PERIOD_S, today):
             found = self._find(identity, expires_at)
-            if found is None and expires_at == self._expires_at():
+            if found is None and expires_at == today:
                 if self.folder.write_if_absent(data, f"{identity.name}.claim", expires_at):
-                    return Attempt(seed)
+                    return Attempt(seed, expires_at)
                 found = self._find(identity, expires_at)
             if found is not None:
                 if (body := self.folder.read(f"{identity.name}.body", expires_at)) is not None:
-                    return Attempt(found.seed, body)
+                    return Attempt(found.seed, expires_at, body)
                 if now < found.until:
                     raise RequestError("a request with this idempotency key is in progress", status=409,
                                        code="request_in_progress", headers={"Retry-After": str(RETRY_S)})  # fmt: skip
                 self.folder.write(json.dumps({**asdict(claim), "seed": found.seed}).encode(),
-                                  f"{identity.name}.claim", self._expires_at())  # fmt: skip
-                return Attempt(found.seed, is_paid=found.is_paid)
+                                  f"{identity.name}.claim", expires_at)  # fmt: skip
+                return Attempt(found.seed, expires_at, is_paid=found.is_paid)
         # Refused although nothing is there: the other request has failed in this moment.
         raise RequestError("a request with this idempotency key has just failed", status=409,
                            code="request_in_progress", headers={"Retry-After": str(RETRY_S)})  # fmt: skip

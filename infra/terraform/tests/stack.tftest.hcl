@@ -59,7 +59,7 @@ run "the_defaults_are_made_and_say_what_to_write_into_the_overlay" {
     error_message = output.site
   }
   assert {
-    condition     = strcontains(output.site, "value: rediss://primary.example.amazonaws.com:6379\n") && strcontains(output.site, "- AWS_REGION=eu-central-1\n")
+    condition     = strcontains(output.site, "redis_address: rediss://primary.example.amazonaws.com:6379\n") && strcontains(output.site, "  AWS_REGION: eu-central-1\n")
     error_message = output.site
   }
   assert {

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from emoji_ldm.errors import ConfigError, ModelError, StoreError
+from emoji_ldm.serve.backend import Overloaded
 from emoji_ldm.serve.model_catalog import RegisteredModel
 from ray_jobs.serving import model_variants
 from ray_jobs.serving.model_variants import ModelVariants
@@ -109,6 +110,16 @@ def test_weights_that_do_not_fit_are_an_error_of_their_requests_alone(catalog):
     assert asyncio.run(variants.use("", "outline")) == "outline", "the next one tries again"
     with pytest.raises(ConfigError):
         asyncio.run(variants.use("nobody", ""))
+
+
+def test_weights_whose_store_is_away_are_not_broken(catalog):
+    def fail():
+        raise StoreError("away")
+
+    variants = variants_of(catalog, NamingLoader(fail))
+    with pytest.raises(Overloaded):
+        asyncio.run(variants.use("", "outline"))
+    assert not variants._broken
 
 
 def test_a_mix_is_made_again_if_the_replica_takes_other_weights_meanwhile(catalog):

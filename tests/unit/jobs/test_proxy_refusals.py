@@ -94,6 +94,8 @@ def test_a_refusal_is_repeated_as_it_was_without_asking_the_service_again(refuse
         {"json": SMALL | {"model": "other"}},
         {"json": SMALL | {"n": 2}},
         {"json": SMALL | {"num_inference_steps": 5}},
+        {"json": SMALL | {"steps": 5}},
+        {"json": SMALL | {"quality": "low"}},
         {"json": SMALL, "headers": {"Authorization": "Bearer other"}},
         {"json": SMALL, "headers": {"Host": "other"}},
         {"json": SMALL, "headers": {"Idempotency-Key": "k"}},

@@ -51,6 +51,47 @@ def test_a_site_fills_in_everything_that_the_overlay_leaves_open(tmp_path):
     assert "https://git.example.org/alerts#jobfailed" in str(found.of_kinds("PrometheusRule"))
 
 
+def test_sizes_roles_volumes_devices_and_machines_are_values_too(tmp_path):
+    found = overlay(
+        tmp_path,
+        workers={"generate": {"gpu-on-demand": {"resources": {"memory": "64Gi", "nvidia.com/gpu": 0,
+                                                              "nvidia.com/mig-1g.10gb": 1}}}},
+        quotas={"batch": {"gpu-on-demand": {"nvidia.com/mig-1g.10gb": 14}}},
+        service_accounts={"train": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/train"}},
+        environment={**EKS["environment"], "NCCL_SOCKET_IFNAME": "eth0"},
+        nodes={"stack": "other", "image": "al2023@v20261101"},
+    )  # fmt: skip
+    assert check(K8S, "eks", found.site) == []
+    groups = named(found, "RayJob", "generate")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (group,) = (one for one in groups if one["groupName"] == "gpu-on-demand")
+    sizes = group["template"]["spec"]["containers"][0]["resources"]
+    assert sizes["limits"] == sizes["requests"]
+    assert sizes["limits"]["memory"] == "64Gi" and sizes["limits"]["nvidia.com/mig-1g.10gb"] == "1"
+    assert "nvidia.com/gpu" not in sizes["limits"]
+    (covered,) = named(found, "ClusterQueue", "batch")["spec"]["resourceGroups"]
+    quotas = {one["name"]: {item["name"]: item["nominalQuota"] for item in one["resources"]}
+              for one in covered["flavors"]}  # fmt: skip
+    assert quotas["gpu-on-demand"]["nvidia.com/mig-1g.10gb"] == "14" and quotas["cpu"]["nvidia.com/mig-1g.10gb"] == "0"
+    assert named(found, "ServiceAccount", "train")["metadata"]["annotations"] == {
+        "eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/train"
+    }
+    assert named(found, "ConfigMap", "store")["data"]["NCCL_SOCKET_IFNAME"] == "eth0"
+    machines = found.of_kinds("EC2NodeClass")
+    assert {one["spec"]["role"] for one in machines} == {"other-node"}
+    assert all(one["spec"]["amiSelectorTerms"] == [{"alias": "al2023@v20261101"}] for one in machines)
+    assert "karpenter.sh/discovery': 'emoji-ldm'" not in str(machines)
+
+
+def test_the_store_s_volume_has_the_size_and_class_of_the_site(tmp_path):
+    path = tmp_path / "site.yaml"
+    volume = {"size": "500Gi", "storage_class": "fast"}
+    path.write_text(yaml.safe_dump({"overlay": "dev", "volumes": {"store": volume}}))
+    found = Overlay.read(K8S, "", path)
+    (claim,) = named(found, "StatefulSet", "store")["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "500Gi" and claim["spec"]["storageClassName"] == "fast"
+    assert check(K8S, "dev", found.site) == []
+
+
 def test_another_configuration_gives_its_config_map_another_name_so_that_pods_are_replaced(tmp_path):
     names = set()
     for store in ("s3://bucket-1/store", "s3://bucket-2/store"):
@@ -77,8 +118,12 @@ def test_every_reference_to_the_namespace_follows_it(tmp_path):
 @pytest.mark.parametrize(("values", "told"), [
     ({"quotas": {"batch": {"gpu-sport": {"cpu": 1}}}}, r"quotas\.batch\.gpu-sport\.cpu: the queue has no such quota"),
     ({"workers": {"train": {"gpu": {"replicas": 1}}}}, r"workers\.train\.gpu: .* \(of train: gpu-on-demand\)"),
-    ({"environment": {"REGION": "x"}}, r"environment\.REGION: ConfigMap store has no such key"),
-    ({"overlay": "dev", "namespace": "a"}, r"environment\.BUCKET: ConfigMap store has no such key"),
+    ({"environment": {"AWS_REGON": "x"}}, r"environment\.AWS_REGON: did you mean AWS_REGION\?"),
+    ({"overlay": "dev", "namespace": "a"}, "redis_address: the service of this overlay uses no Redis"),
+    ({"service_accounts": {"trian": {"a": "b"}}}, r"service_accounts\.trian: there is no such account"),
+    ({"volumes": {"store": {"size": "1Gi"}}}, r"volumes\.store: there is no such StatefulSet"),
+    ({"quotas": {"batch": {"gpu-spot": {"nvidia.com/gpus": 1}}}}, r"nvidia\.com/gpus: the queue has no such quota"),
+    ({"nodes": {"role": "x"}}, r"nodes\.role: Extra inputs"),
     ({"config": {"train": {"stepps": 3}}}, "stepps"),
     ({"replicas": 3}, r"site\.yaml: replicas: Extra inputs"),
     ({"images": {"emoji-ldm-cpu": "registry/emoji-ldm-cpu"}}, r"images\.emoji-ldm-cpu"),

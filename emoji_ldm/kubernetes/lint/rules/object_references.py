@@ -13,6 +13,7 @@ from emoji_ldm.kubernetes.lint.selectors import selects
 
 QUOTED = r'"(?:\\.|[^"\\])*"|' r"'(?:\\.|[^'\\])*'|`[^`]*`"  # texts of PromQL
 VARIABLES = ("BUCKET", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE")
+LIBRARIES = ("NCCL_", "FI_", "OTEL_", "HF_", "TORCH_")  # whose variables are too many for a list
 
 
 # Schemas of custom kinds state their scope, those of built-in kinds do not. These are the built-in kinds of the
@@ -51,7 +52,7 @@ def variables_of_config_maps_are_known(target: RuleTarget) -> Violations:
         for one in container.get("envFrom") or []
     )
     for key in target.object.get("data") or {}:
-        if read and key not in VARIABLES:
+        if read and key not in VARIABLES and not key.startswith(LIBRARIES):
             yield ("data", key), f"nothing reads a variable called {key!r} (known are: {', '.join(VARIABLES)})"
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from emoji_ldm.config.loading import build, load, preset_names
 from emoji_ldm.errors import ConfigError
+from emoji_ldm.kubernetes.lint.k8s_enums import GPU_PART
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
 from emoji_ldm.kubernetes.lint.rules.rule import CONTAINER, JOB, OBJECT, RuleTarget, Violations, rule
 
@@ -147,7 +148,9 @@ def _words(target: RuleTarget) -> list[str]:
 def _gpus(group: KubeObject) -> int:
     containers = ((group.get("template") or {}).get("spec") or {}).get("containers") or []
     limits = [(one.get("resources") or {}).get("limits") or {} for one in containers]
-    return sum(int(one.get("nvidia.com/gpu") or 0) for one in limits)
+    # Ray counts a part of a GPU (MIG) as one, too.
+    return sum(int(amount) for one in limits for name, amount in one.items()
+               if name == "nvidia.com/gpu" or GPU_PART.fullmatch(name))  # fmt: skip
 
 
 def _num_workers(target: RuleTarget, section: str) -> int | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from emoji_ldm.kubernetes.lint.context import POOL, SPOT
-from emoji_ldm.kubernetes.lint.k8s_enums import RESOURCES
+from emoji_ldm.kubernetes.lint.k8s_enums import DEVICES, GPU_PART, RESOURCES
 from emoji_ldm.kubernetes.lint.pods import ExpandedPod, FieldPath
 from emoji_ldm.kubernetes.lint.quantities import quantity
 from emoji_ldm.kubernetes.lint.rendering import KubeObject
@@ -130,7 +130,7 @@ def resources_are_known(target: RuleTarget) -> Violations:
     """Project policy: resource names are a free map, so a misspelt GPU resource yields a Pod without a GPU."""
     for part in ("requests", "limits"):
         for name in (target.value.get("resources") or {}).get(part) or {}:
-            if name not in RESOURCES:
+            if name not in RESOURCES and not DEVICES.fullmatch(name):
                 yield ("resources", part, name), f"no resource {name!r} (we use: {', '.join(sorted(RESOURCES))})"
 
 
@@ -224,7 +224,8 @@ def _tolerated(spec: KubeObject, taint: KubeObject) -> bool:
 
 def _gpus(container: KubeObject) -> bool:
     resources = container.get("resources") or {}
-    return any(GPU in (resources.get(part) or {}) for part in ("requests", "limits"))
+    asked = {name for part in ("requests", "limits") for name in resources.get(part) or {}}
+    return any(name == GPU or GPU_PART.fullmatch(name) for name in asked)
 
 
 def _must_be_guaranteed(pod: ExpandedPod) -> bool:

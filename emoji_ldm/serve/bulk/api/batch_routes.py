@@ -37,8 +37,8 @@ KIND = "batch"
 URL = "/v1/images/generations"
 MAX_BODY_BYTES = 64 * 1024
 # All errors of a file with 50,000 invalid lines would make a header of megabytes.
-SHOWN_ERRORS = 100
-MAX_ERROR = 1000  # characters of a line's error
+SHOWN_ERRORS = 20
+MAX_ERROR = 300  # characters of a line's error: a message repeats what it is about
 FIELDS = ("custom_id", "method", "url", "body")
 
 
@@ -222,7 +222,8 @@ def _job_line(values: dict[str, Any], models: job_requests.Models, seed: int) ->
 
 def _error_object(error: RequestError) -> JsonObject:
     code = error.code or "invalid_request"
-    return {"code": code, "line": error.line, "message": str(error), "param": error.param}
+    param = error.param[:MAX_ERROR] if error.param else error.param
+    return {"code": code, "line": error.line, "message": str(error)[:MAX_ERROR], "param": param}
 
 
 def _get_batch(jobs: JobStore, job_id: str, owner: str) -> BulkJob:

@@ -15,7 +15,8 @@ def create_charged(jobs: JobStore, job: BulkJob, lines: Callable[[], Iterable[Jo
     """Check all lines, charge their images, then store and publish the job; returns the job of its id.
 
     Nothing is written before the charge: a line of a hundred bytes may become a hundred lines of a job, and whoever may
-    not generate them must not fill the store with them. So the lines are made twice, first only to be counted. The
+    not generate them must not fill the store with them. So the lines are made twice, first only to be counted. A line
+    that is refused counts as one image, since its error is stored and, with what was not drawn, refunded. The
     charge is refunded if another creation of the same id was first, which then has been charged itself.
 
     Args:
@@ -28,7 +29,7 @@ def create_charged(jobs: JobStore, job: BulkJob, lines: Callable[[], Iterable[Jo
         RequestError: (429) The quota is exhausted, or what `lines` raises; nothing is left in the store.
         StoreError: The job cannot be published.
     """
-    num_images = sum(line.n for line in lines() if not line.error)
+    num_images = sum(line.n for line in lines())
     caller.charge(num_images)
     try:
         staged = jobs.stage(job, lines())

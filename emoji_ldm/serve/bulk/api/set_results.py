@@ -9,7 +9,7 @@ import asyncio
 import base64
 import re
 from itertools import takewhile
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -90,17 +90,21 @@ def set_result_routes(jobs: JobStore) -> APIRouter:
 
 
 def _items(state: JobState, after: str, limit: int, images: bool) -> JsonObject:
-    """Return a page of rows; `after` is the last item_id that the client has."""
+    """Return a page of rows; `after` is the last item_id that the client has. Many bytes of images end it early."""
     columns = [name for name in ITEMS.schema.names if images or name != "image"]
     rows = job_archive.rows_in_order(state.table, columns, _row_after(after))
-    data = [row for row, _ in zip(rows, range(limit + 1), strict=False)]  # the extra row shows whether more follow
-    for row in data:
+    data, num_bytes = list[dict[str, Any]](), 0
+    for row in rows:
+        if len(data) == limit or num_bytes > PART_BYTES:
+            return {"object": "list", "data": data, "has_more": True}
         row["request_id"] = item_request_id(state.job.id, row["item_id"])
         file = row.pop("image", None)
         if images:
             row["file"] = file and file["path"]
             row["b64_json"] = file and base64.b64encode(file["bytes"]).decode()
-    return {"object": "list", "data": data[:limit], "has_more": len(data) > limit}
+            num_bytes += len(row["b64_json"] or "")
+        data.append(row)
+    return {"object": "list", "data": data, "has_more": False}
 
 
 def _zip(state: JobState, after: str, limit: int | None) -> DownloadResponse:

@@ -122,6 +122,26 @@ def test_transient_failures_are_retried_and_permanent_ones_given_up(store, monke
 
 
 @pytest.mark.slow
+def test_a_model_that_is_not_known_yet_is_waited_for_and_one_that_never_comes_fails_its_images(store, monkeypatch):
+    class Late(InstantBackend):
+        num_asked = 0
+
+        async def models(self):
+            self.num_asked += 1
+            return {"demo": LIMITS} | ({"new": LIMITS} if self.num_asked > 5 else {})
+
+    names = ("demo", "new", "gone")
+    monkeypatch.setattr(item_executor, "UNKNOWN_MODEL_S", 0.5)
+    lines = [replace(line, custom_id=name, model=name) for line, name in zip(job_lines(), names, strict=True)]
+    job = create(store, keyed_job(store), lines)
+    runner = JobRunner(store, Late(), poll_s=0.02)
+    runner.executor.first_pause_s = 0.01
+    asyncio.run(runner.run(until_idle=True))
+    reasons = {row["custom_id"]: row["reason"] or "" for row in rows_of(store, job)}
+    assert reasons == {"demo": "", "new": "", "gone": "there is no model 'gone' any more"}
+
+
+@pytest.mark.slow
 def test_an_image_that_always_times_out_is_given_up_and_others_are_not(store):
     def fail(task):
         if task.request.prompt == "a cat 13":

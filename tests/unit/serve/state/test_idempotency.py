@@ -139,6 +139,40 @@ def test_a_key_holds_over_midnight(store, monkeypatch):
     assert len(backend.tasks) == 2
 
 
+def test_a_request_that_is_drawn_over_midnight_is_drawn_once(store, monkeypatch):
+    now = [86_400.0 * 11_000 - 1]
+    monkeypatch.setattr(idempotency.time, "time", lambda: now[0])
+
+    class Late(FakeBackend):
+        async def generate(self, task):
+            now[0] += 2
+            return await super().generate(task)
+
+    api = build_api(backend := Late(), store=store)
+    first = draw(api)
+    now[0] += 1000
+    assert draw(api).content == first.content and len(backend.tasks) == 1
+
+
+def test_a_client_that_left_before_it_was_charged_has_not_paid(store, path, monkeypatch):
+    secret, key = new_key("ann", "interactive", 1, None)
+    write_keys(path, (key,))
+    left = []
+
+    async def leave(self, identity, attempt):
+        left.append(attempt)
+
+    async def hang(self, images):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(idempotency.RepeatedRequests, "leave", leave)
+    monkeypatch.setattr("emoji_ldm.serve.caller.Caller.charge_soon", hang)
+    api = build_api(FakeBackend(), ServeConfig(keys=path), store=store)
+    with pytest.raises(asyncio.CancelledError):
+        draw(api, headers={"Authorization": f"Bearer {secret}"})
+    assert not left
+
+
 def test_keys_that_cannot_be_kept_are_refused(store):
     api = build_api(backend := FakeBackend(), store=store)
     assert error_of(draw(api, "k" * 256), 400)["param"] == "idempotency_key"

@@ -71,6 +71,13 @@ def test_a_batch_without_a_valid_line_fails_and_each_is_named(client):
     assert client.batches.cancel(batch.id).status == "failed"
 
 
+def test_a_file_of_bad_lines_makes_no_large_job(client):
+    """Nobody pays for a batch that fails, so what is stored of it is bounded: a line may have 256 KB."""
+    batch = begin(client, [{**line(f"{number}", prompt="a"), "x" * 100_000: 1} for number in range(30)])
+    assert batch.status == "failed" and len(batch.errors.data) == 20
+    assert all(len(error.message) <= 300 and len(error.param) <= 300 for error in batch.errors.data)
+
+
 @pytest.mark.slow
 def test_a_cancelled_batch_gives_the_finished_requests_and_names_the_others(client, backend, monkeypatch):
     monkeypatch.setattr(backend, "pause_s", 0.1)  # on a busy machine the batch must not end before it is cancelled

@@ -116,6 +116,17 @@ def test_cancelling_refunds_once_and_a_failed_job_nothing(store):
     assert used_by(caller) == 0
 
 
+def test_refused_lines_are_charged_and_refunded_as_one_image_each(store):
+    """Else whoever cancels a batch of many bad lines at once would get back more than was charged."""
+    bad = [replace(line, error="no") for line in job_lines(21)[1:]]
+    jobs, caller = JobStore(store), caller_with_quota()
+    caller.charge(10)
+    job = create_charged(jobs, keyed_job(store), lambda: [*job_lines(1), *bad], caller)
+    assert used_by(caller) == 31
+    cancel_job(jobs, job, caller)
+    assert used_by(caller) == 10
+
+
 def test_an_idempotency_key_serves_one_request_only(store):
     job = replace(keyed_job(store), digest="a")
     assert check_idempotency(job, "a") is job
