@@ -131,7 +131,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "A field or the body is refused"},
     401: {"model": ErrorResponse, "description": "The key is missing or unknown"},
-    403: {"model": ErrorResponse, "description": "The key is for bulk jobs only"},
+    403: {"model": ErrorResponse, "description": "The key's scopes do not allow it"},
     404: {"model": ErrorResponse, "description": "There is no such model"},
     408: {"model": ErrorResponse, "description": "The body arrived too slowly"},
     413: {"model": ErrorResponse, "description": "The body is too long"},
